@@ -1,0 +1,49 @@
+"""gdflows: the continuous-time dynamics that gradient descent really follows.
+
+Six nouns, in the order in which data meets them: an :class:`Objective` becomes a flow
+(:mod:`gdflows.flows`), walking it yields a :class:`Trajectory`, probes
+(:mod:`gdflows.probes`) look at its states, and a :class:`~gdflows.runs.Run` records what they
+saw with everything needed to make it again.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gdflows import curvature, errors, flows, probes
+from gdflows.integrate import descend, integrate
+from gdflows.objective import Objective, Point
+from gdflows.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from gdflows import bseries, plotting, problems, runs
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that a training script does not pay for sympy or matplotlib.
+_LAZY = ("bseries", "plotting", "problems", "runs")
+
+__all__ = [
+    "Objective",
+    "Point",
+    "Trajectory",
+    "bseries",
+    "curvature",
+    "descend",
+    "errors",
+    "flows",
+    "integrate",
+    "plotting",
+    "probes",
+    "problems",
+    "runs",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return import_module(f"gdflows.{name}")
+    raise AttributeError(f"module 'gdflows' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,37 @@
+"""The errors that gdflows raises. Each message names the culprit and the remedy."""
+
+
+class GdflowsError(Exception):
+    """Anything gdflows raises on purpose."""
+
+
+class InputError(GdflowsError, ValueError):
+    """An argument cannot be used: wrong shape, dtype, device, sign or name."""
+
+
+class NonFiniteError(GdflowsError, ArithmeticError):
+    """A loss or a derivative came out infinite or not a number."""
+
+
+class IntegrationError(GdflowsError, RuntimeError):
+    """A flow or an optimiser could not be followed to the time asked for.
+
+    Attributes
+    ----------
+    cause : str
+        ``"blow-up"``, ``"non-finite"``, ``"stiffness"`` or ``"budget"``.
+    time : float
+        Flow time (or step times learning rate) of the last good state.
+    norm : float
+        Euclidean norm of the last good state.
+    partial : Trajectory
+        Everything computed up to there, so that nothing is lost.
+    """
+
+    def __init__(self, message, *, cause, time, norm, partial):
+        super().__init__(message)
+        self.cause, self.time, self.norm, self.partial = cause, time, norm, partial
+
+
+class DataError(GdflowsError, RuntimeError):
+    """A data set is missing, unknown, incomplete or corrupt."""

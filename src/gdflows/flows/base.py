@@ -1,0 +1,66 @@
+"""What a flow is: a vector field on a state, made from an objective and a learning rate."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from gdflows.errors import InputError
+from gdflows.objective import Objective
+
+
+class Flow(ABC):
+    """An autonomous differential equation dθ/dt = f(θ) that models an optimiser.
+
+    Time is flow time: t = k·h after k steps at learning rate h.
+
+    A subclass gives :attr:`label` and :meth:`vector_field`. One whose state is more than θ (a
+    velocity, an oscillation, a covariance) also gives :meth:`companions`, their start, and
+    :meth:`field`, the joint vector field.
+
+    Parameters
+    ----------
+    objective : Objective
+        The loss.
+    lr : float, optional
+        The learning rate h of the optimiser that is modelled. Flows that do not depend on it
+        (the negative gradient flow) leave it out.
+    """
+
+    #: Short name, for legends and tables.
+    label: str = "flow"
+
+    def __init__(self, objective: Objective, lr: float | None = None):
+        if not isinstance(objective, Objective):
+            raise InputError(
+                f"{type(self).__name__} needs an Objective, got {type(objective).__name__}. "
+                "Wrap a function with gdflows.Objective(function, dim)."
+            )
+        self.objective = objective
+        self.lr = None if lr is None else check_lr(lr)
+
+    @abstractmethod
+    def vector_field(self, theta: Tensor) -> Tensor:
+        """dθ/dt at θ; shapes ``(D,)`` to ``(D,)``."""
+
+    def companions(self, theta: Tensor) -> dict[str, Tensor]:
+        """The start of whatever the state holds beside θ, by name. Nothing, for most flows."""
+        return {}
+
+    def field(self, theta: Tensor, **companions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The joint vector field: dθ/dt and the time derivatives of the companions."""
+        return self.vector_field(theta), {}
+
+    def __repr__(self) -> str:
+        lr = "" if self.lr is None else f", lr={self.lr:g}"
+        return f"{type(self).__name__}(D={self.objective.dim}{lr})"
+
+
+def check_lr(lr: float) -> float:
+    """A learning rate as a float: positive and finite, or an error that says so."""
+    lr = float(lr)
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"The learning rate lr must be positive and finite, got {lr}.")
+    return lr

@@ -1,0 +1,358 @@
+"""Walking: along a flow with an adaptive solver, or down the loss with gradient descent."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.integrate
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gdflows.errors import InputError, IntegrationError, NonFiniteError
+from gdflows.flows.base import Flow, check_lr
+from gdflows.objective import Objective
+from gdflows.trajectory import Trajectory
+
+METHODS = ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
+RUNAWAY = 1e12  # growth of the norm that is called a blow-up
+
+
+def integrate(
+    flow: Flow,
+    theta0: Tensor,
+    t: float | None = None,
+    *,
+    times: Sequence[float] | Tensor | None = None,
+    rtol: float = 1e-6,
+    atol: float | None = None,
+    method: str = "DOP853",
+    max_evaluations: int = 20_000,
+    progress: bool | None = None,
+) -> Trajectory:
+    """Follow a flow from θ₀ with an adaptive solver.
+
+    Parameters
+    ----------
+    flow : Flow
+        What to follow.
+    theta0 : Tensor
+        Start, shape ``(D,)``. Its dtype and device are those of every evaluation and of the
+        result; the solver itself adds up in float64.
+    t : float, optional
+        Flow time to stop at (t = k·h for k steps). The result then has the solver's own steps.
+    times : sequence of float, optional
+        Return the states at these times instead, increasing from 0.
+    rtol, atol : float
+        Tolerated local error, relative and absolute. ``atol`` is by default ``rtol`` times the
+        root mean square of θ₀ (of 1, if θ₀ is zero), since parameters are measured against one
+        another and not each against itself.
+    method : str
+        One of scipy's solvers: ``"DOP853"`` (explicit, order 8), ``"RK45"``, ``"RK23"``, or for
+        stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``.
+    max_evaluations : int
+        Give up after so many evaluations of the vector field.
+    progress : bool, optional
+        Show a progress bar. By default only on a terminal, after two seconds.
+
+    Returns
+    -------
+    Trajectory
+        With the error estimate (explicit methods) and the cost.
+
+    Raises
+    ------
+    InputError
+        For arguments that cannot be used.
+    IntegrationError
+        If the flow blows up, meets a value that is not finite, is too stiff for the method, or
+        needs more evaluations than allowed. It names the time, the state's norm and the cause,
+        and its ``partial`` holds the trajectory up to there.
+
+    References
+    ----------
+    Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I, sections II.5-6
+    (DOP853); IV.2 of volume II (the stiffness estimate).
+    """
+    theta0 = theta0.detach()
+    times, t = _check_times(times, t)
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
+    eps = torch.finfo(theta0.dtype).eps
+    if not rtol >= 10 * eps:
+        raise InputError(
+            f"rtol={rtol:g} is finer than {theta0.dtype} can hold ({10 * eps:.1e}); "
+            "use float64 or a larger rtol."
+        )
+
+    state = _State(flow, theta0)
+    if atol is None:
+        rms = float(torch.linalg.vector_norm(theta0)) / theta0.numel() ** 0.5
+        atol = rtol * (rms or 1.0)
+    counts0 = dict(flow.objective.cost)
+    solver_class = _with_error(getattr(scipy.integrate, method))
+    start = state.pack(theta0, flow.companions(theta0))
+    state.strict = True  # at the start a non-finite value is the caller's mistake
+    state(0.0, start)
+    state.strict = False
+    kinds = {"rtol": rtol, "atol": atol}
+    solver = solver_class(state, 0.0, start, t, **kinds)
+
+    saved_t, saved_y, saved_error = [0.0], [start], [0.0]
+    wanted = deque(times[1:]) if times is not None else None
+    error, stiffness = 0.0, deque(maxlen=25)
+
+    def partial() -> Trajectory:
+        thetas, companions = state.unpack(np.stack(saved_y))
+        counts = {k: n - counts0.get(k, 0) for k, n in flow.objective.cost.items()}
+        errors = None if error is None else torch.tensor(saved_error, dtype=torch.float64)
+        return Trajectory(
+            times=torch.tensor(saved_t, dtype=torch.float64),
+            states=thetas,
+            label=flow.label,
+            companions=companions,
+            cost={"evaluations": state.evaluations, **counts},
+            error=errors,
+        )
+
+    def fail(cause: str, message: str) -> None:
+        norm = float(np.linalg.norm(solver.y))
+        raise IntegrationError(
+            f"{flow.label} could not be followed beyond t = {solver.t:.6g} "
+            f"(of {t:g}, ‖state‖ = {norm:.3g}): {message}",
+            cause=cause,
+            time=float(solver.t),
+            norm=norm,
+            partial=partial(),
+        )
+
+    scale0 = 1.0 + float(np.linalg.norm(start))
+    with _bar(t, progress, flow.label) as bar:
+        while solver.status == "running":
+            y_old, f_old = solver.y, _slope(solver)
+            solver.step()
+            if solver.status == "failed":
+                grown = np.linalg.norm(solver.y) > 1e3 * scale0
+                if state.non_finite is not None and not grown:
+                    fail("non-finite", state.non_finite)
+                if grown:
+                    fail("blow-up", "the solution runs to infinity in finite time.")
+                fail(
+                    "stiffness",
+                    "the step size fell to rounding level; the flow is too stiff here, or not "
+                    f"smooth. Try method='Radau', or end before t = {solver.t:.6g}.",
+                )
+            if not np.linalg.norm(solver.y) < RUNAWAY * scale0:
+                fail("blow-up", f"the norm has grown by more than {RUNAWAY:.0e}.")
+            error = None if solver.local_error is None else error + solver.local_error
+            if f_old is not None:
+                moved = np.linalg.norm(solver.y - y_old)
+                change = np.linalg.norm(_slope(solver) - f_old)
+                stiffness.append(solver.step_size * change / moved if moved > 0 else 0.0)
+
+            if wanted is None:
+                saved_t.append(float(solver.t))
+                saved_y.append(solver.y)
+                saved_error.append(error)
+            elif wanted and wanted[0] <= solver.t:
+                dense = solver.dense_output()
+                while wanted and wanted[0] <= solver.t:
+                    saved_t.append(wanted.popleft())
+                    saved_y.append(solver.y if saved_t[-1] == solver.t else dense(saved_t[-1]))
+                    saved_error.append(error)
+            bar.update(min(float(solver.t), t) - bar.n)
+
+            if state.evaluations > max_evaluations and solver.status == "running":
+                if len(stiffness) == stiffness.maxlen and np.median(stiffness) > 2:
+                    rate = float(np.median(stiffness) / solver.step_size)
+                    fail(
+                        "stiffness",
+                        f"{max_evaluations:,} evaluations spent. The step is held down by "
+                        f"stability, not accuracy: the flow has a rate of about {rate:.3g}, so "
+                        f"an explicit method needs some {rate * t:,.0f} evaluations. Raise "
+                        "max_evaluations, or use method='Radau' or 'BDF' for few parameters.",
+                    )
+                fail(
+                    "budget",
+                    f"{max_evaluations:,} evaluations spent. Raise max_evaluations or rtol, or "
+                    "ask for a shorter time.",
+                )
+    return partial()
+
+
+def descend(
+    objective: Objective,
+    theta0: Tensor,
+    lr: float,
+    steps: int,
+    *,
+    every: int = 1,
+    progress: bool | None = None,
+) -> Trajectory:
+    """Gradient descent θ ← θ − h ∇E(θ), the discrete original that every flow is held against.
+
+    Parameters
+    ----------
+    objective : Objective
+        The loss.
+    theta0 : Tensor
+        Start, shape ``(D,)``.
+    lr : float
+        The learning rate h.
+    steps : int
+        How many steps.
+    every : int
+        Keep every so-manieth state (and the last), to save memory with many parameters.
+    progress : bool, optional
+        Show a progress bar. By default only on a terminal, after two seconds.
+
+    Returns
+    -------
+    Trajectory
+        Times 0, h, 2h, …; ``steps + 1`` states if all are kept.
+
+    Raises
+    ------
+    IntegrationError
+        If the iterates run away until the loss or its gradient is no longer finite. Its
+        ``partial`` holds the steps before.
+    """
+    lr = check_lr(lr)
+    if steps < 0 or int(steps) != steps:
+        raise InputError(f"steps must be a whole number of at least 0, got {steps}.")
+    if every < 1:
+        raise InputError(f"every must be at least 1, got {every}.")
+    counts0 = dict(objective.cost)
+    theta = theta0.detach().clone()
+    kept, states = [0], [theta]
+
+    def trajectory() -> Trajectory:
+        counts = {k: n - counts0.get(k, 0) for k, n in objective.cost.items()}
+        return Trajectory(
+            times=torch.tensor(kept, dtype=torch.float64) * lr,
+            states=torch.stack(states),
+            label="GD",
+            cost={"steps": kept[-1], **counts},
+        )
+
+    with _bar(steps, progress, "GD", unit="step") as bar:
+        for k in range(1, steps + 1):
+            try:
+                theta = theta - lr * objective.grad(theta)
+            except NonFiniteError as e:
+                norm = float(torch.linalg.vector_norm(theta))
+                raise IntegrationError(
+                    f"Gradient descent at lr = {lr:g} could not go beyond step {k - 1} "
+                    f"(t = {(k - 1) * lr:.6g}, ‖θ‖ = {norm:.3g}): {e}",
+                    cause="non-finite",
+                    time=(k - 1) * lr,
+                    norm=norm,
+                    partial=trajectory(),
+                ) from e
+            if k % every == 0 or k == steps:
+                kept.append(k)
+                states.append(theta)
+            bar.update()
+    return trajectory()
+
+
+# -- inside --------------------------------------------------------------------------------------
+
+
+class _State:
+    """θ and its companions as one numpy vector, and the vector field on it."""
+
+    def __init__(self, flow: Flow, theta0: Tensor):
+        self.flow, self.theta0 = flow, theta0
+        self.evaluations = 0
+        self.non_finite: str | None = None
+        self.strict = False
+        self.shapes = {n: (c.shape, c.dtype) for n, c in flow.companions(theta0).items()}
+
+    def pack(self, theta: Tensor, companions: dict[str, Tensor]) -> np.ndarray:
+        parts = [theta, *(companions[n] for n in self.shapes)]
+        wide = torch.complex128 if any(p.is_complex() for p in parts) else torch.float64
+        return torch.cat([p.detach().reshape(-1).to("cpu", wide) for p in parts]).numpy()
+
+    def unpack(self, y: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of ``(S,)`` or ``(T, S)``: tensors with the same leading axis."""
+        whole = torch.from_numpy(np.ascontiguousarray(y))
+        lead, at = whole.shape[:-1], self.theta0.numel()
+
+        def part(piece: Tensor, shape, dtype) -> Tensor:
+            if piece.is_complex() and not dtype.is_complex:
+                piece = piece.real
+            return piece.reshape(*lead, *shape).to(self.theta0.device, dtype)
+
+        theta = part(whole[..., :at], self.theta0.shape, self.theta0.dtype)
+        companions = {}
+        for name, (shape, dtype) in self.shapes.items():
+            n = int(np.prod(shape))
+            companions[name] = part(whole[..., at : at + n], shape, dtype)
+            at += n
+        return theta, companions
+
+    def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
+        self.evaluations += 1
+        theta, companions = self.unpack(y)
+        try:
+            rate = self.pack(*self.flow.field(theta, **companions))
+        except NonFiniteError as e:
+            if self.strict:
+                raise
+            # A trial step may leave the loss's domain; a NaN makes the solver try a shorter one.
+            self.non_finite = str(e)
+            return np.full_like(y, np.nan)
+        self.non_finite = None
+        return rate
+
+
+def _with_error(base: type) -> type:
+    """A scipy solver that remembers the local error estimate of its last accepted step."""
+
+    class Solver(base):
+        _norm = None
+
+        def _estimate_error_norm(self, K, h, scale):
+            self._norm = super()._estimate_error_norm(K, h, scale)
+            self._scale = scale
+            return self._norm
+
+        @property
+        def local_error(self) -> float | None:
+            # scipy's norm is the root mean square of error / scale; undo it.
+            return None if self._norm is None else float(self._norm * np.linalg.norm(self._scale))
+
+    return Solver
+
+
+def _slope(solver) -> np.ndarray | None:
+    return getattr(solver, "f", None)
+
+
+def _check_times(times, t) -> tuple[list[float] | None, float]:
+    if (times is None) == (t is None):
+        raise InputError("Give either t (where to stop) or times (where to look), not both.")
+    if times is None:
+        if not (np.isfinite(t) and t > 0):
+            raise InputError(f"t must be positive and finite, got {t}.")
+        return None, float(t)
+    times = [float(x) for x in times]
+    if len(times) < 2 or times[0] != 0 or np.any(np.diff(times) <= 0):
+        raise InputError("times must increase from 0 and hold at least two entries.")
+    return times, times[-1]
+
+
+def _bar(total: float, progress: bool | None, label: str, unit: str = "t"):
+    # disable=None: only where there is a terminal to draw on
+    return tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        delay=0 if progress else 2,
+        disable=None if progress is None else not progress,
+        leave=bool(progress),
+        bar_format="{l_bar}{bar}| {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
+    )

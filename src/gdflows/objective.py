@@ -1,0 +1,527 @@
+"""The objective: a loss E on one flat parameter vector, and its derivatives.
+
+Everything else in gdflows (flows, curvature, optimisers) sees a model only through this
+class. It knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from gdflows.errors import InputError, NonFiniteError
+
+LARGEST_DENSE = 20_000  # a float64 Hessian of this size takes 3.2 GB
+
+
+class Objective:
+    r"""A scalar loss :math:`E(\theta)` on a flat vector :math:`\theta \in \mathbb{R}^D`.
+
+    Parameters
+    ----------
+    function : callable
+        Maps a tensor of shape ``(D,)`` to a zero-dimensional tensor, with torch operations.
+    dim : int, optional
+        The number D of parameters. Without it, any length is taken.
+    theta0 : Tensor, optional
+        A natural starting point, shape ``(D,)``; kept as :attr:`theta0`.
+
+    Notes
+    -----
+    The vector's dtype and device are the caller's and are never changed. Complex vectors are
+    taken where the loss is holomorphic: then ``grad``, ``hvp``, ``third`` and ``hessian`` are
+    the complex derivatives E', E'', E''' (no conjugates). The Cauchy-Riemann equations are
+    checked at every complex gradient, because torch evaluates a loss that is not holomorphic
+    without a word.
+
+    :attr:`cost` counts the work done: ``values`` (losses alone), ``gradients``, ``hvps``
+    (Hessian-vector products) and ``thirds`` (contractions of the third derivative). A product
+    pulled at a new point needs that point's gradient too, and counts it.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.Objective(lambda theta: (theta**4).sum() / 4, dim=2)
+    >>> E.grad(torch.tensor([1.0, 2.0]))
+    tensor([1., 8.])
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        dim: int | None = None,
+        *,
+        theta0: Tensor | None = None,
+    ):
+        if not callable(function):
+            raise InputError(
+                f"Objective needs a function from a vector to a scalar, got {type(function).__name__}. "
+                "For a torch module use Objective.from_module(model, loss, (x, y))."
+            )
+        if theta0 is not None:
+            dim = theta0.numel() if dim is None else dim
+        if dim is not None and dim < 1:
+            raise InputError(f"dim must be at least 1, got {dim}.")
+        self._setup([function], dim, theta0)
+
+    def _setup(self, terms: Sequence[Callable], dim: int | None, theta0: Tensor | None) -> None:
+        #: The loss as a list of callables whose sum it is: one, or one a chunk of the data.
+        self.terms = list(terms)
+        self.dim = dim
+        self.theta0 = theta0
+        self._count = Counter(values=0, gradients=0, hvps=0, thirds=0)
+        if theta0 is not None:
+            self._check(theta0, "theta0")
+
+    @classmethod
+    def from_module(
+        cls,
+        model: torch.nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        data: tuple[Tensor, Tensor],
+        *,
+        chunk: int | None = None,
+        reduction: str | None = None,
+    ) -> Objective:
+        """The loss of a torch module on a fixed data set, as a function of all its parameters.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Parameters that require gradients become θ, in the order of
+            ``model.named_parameters()``; shared parameters appear once. Buffers are used as they
+            are, and never changed. The module itself is left alone until :meth:`write`.
+        loss : callable
+            ``loss(model(x), y)``, a scalar.
+        data : tuple of Tensor
+            ``(x, y)``, N samples along the first axis of each.
+        chunk : int, optional
+            Evaluate this many samples at a time and add up, so that the full-batch derivatives
+            of a large data set fit in memory. The result is the same up to rounding.
+        reduction : {"mean", "sum"}, optional
+            How ``loss`` joins its samples. By default ``loss.reduction`` where there is one,
+            else ``"mean"``. Only chunks need it.
+
+        Returns
+        -------
+        FlatModule
+            An Objective with ``theta0`` (the module's present parameters, shape ``(D,)``),
+            ``write`` and ``unflatten``.
+
+        Raises
+        ------
+        InputError
+            If the module has no trainable parameters, mixes dtypes or devices, or cannot be
+            evaluated in chunks.
+        """
+        return FlatModule(model, loss, data, chunk=chunk, reduction=reduction)
+
+    # -- derivatives ---------------------------------------------------------------------------
+
+    def value(self, theta: Tensor) -> Tensor:
+        """The loss E(θ).
+
+        Parameters
+        ----------
+        theta : Tensor
+            Shape ``(D,)``.
+
+        Returns
+        -------
+        Tensor
+            Zero-dimensional.
+        """
+        self._check(theta)
+        self._count["values"] += 1
+        with torch.no_grad():
+            total = sum(self._evaluate(term, theta) for term in self.terms)
+        return self._finite(total, "loss", theta)
+
+    def grad(self, theta: Tensor) -> Tensor:
+        """The gradient ∇E(θ), shape ``(D,)``."""
+        return self.value_and_grad(theta)[1]
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient, for the price of the gradient."""
+        self._check(theta)
+        self._count["gradients"] += 1
+        value, grad = 0.0, torch.zeros_like(theta)
+        for term in self.terms:
+            x = theta.detach().clone().requires_grad_()
+            e = self._evaluate(term, x)
+            value = value + e.detach()
+            grad += _derivative(e, x, graph=theta.is_complex()).detach()
+        self._finite(value, "loss", theta)
+        return value, self._finite(grad, "gradient", theta)
+
+    def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
+        """Hessian-vector products ∇²E(θ) v, without the Hessian.
+
+        Parameters
+        ----------
+        theta : Tensor
+            Shape ``(D,)``.
+        v : Tensor
+            One vector ``(D,)``, or several as rows ``(k, D)``: they share one gradient.
+
+        Returns
+        -------
+        Tensor
+            Of v's shape.
+        """
+        vectors = self._vectors(theta, v, "v")
+        out = torch.zeros_like(vectors)
+        self._count["gradients"] += 1
+        self._count["hvps"] += len(vectors)
+        # term by term, so that only one chunk's graph is alive at a time
+        for term in self.terms:
+            x, g = self._gradient_graph(term, theta)
+            for i, w in enumerate(vectors):
+                out[i] += _pull(g, w, x).detach()
+        self._finite(out, "Hessian-vector product", theta)
+        return out.reshape(v.shape)
+
+    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The third derivative contracted with two vectors, ∇³E(θ)[u, v], shape ``(D,)``.
+
+        In components, ``out[i] = Σ_jk ∂³E/∂θ_i∂θ_j∂θ_k u[j] v[k]``. Costs about eight gradients.
+        """
+        u = self._vectors(theta, u, "u")[0]
+        v = self._vectors(theta, v, "v")[0]
+        self._count["gradients"] += 1
+        self._count["thirds"] += 1
+        out = torch.zeros_like(theta)
+        for term in self.terms:
+            x, g = self._gradient_graph(term, theta)
+            hu = _pull(g, u, x, graph=True)
+            out += _pull(hu, v, x).detach()
+        return self._finite(out, "third derivative", theta)
+
+    def hessian(self, theta: Tensor) -> Tensor:
+        """The full Hessian ∇²E(θ), shape ``(D, D)``, from D Hessian-vector products.
+
+        Raises
+        ------
+        InputError
+            If D is over 20,000: use ``hvp``, or ``gdflows.curvature``, instead.
+        """
+        self._check(theta)
+        if theta.numel() > LARGEST_DENSE:
+            raise InputError(
+                f"A full Hessian of {theta.numel():,} parameters would take "
+                f"{theta.numel() ** 2 * theta.element_size() / 1e9:,.0f} GB. "
+                "Use Hessian-vector products (Objective.hvp)."
+            )
+        h = self.hvp(theta, torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device))
+        # Rounding leaves H and its transpose apart by an ulp; eigensolvers want them equal.
+        return (h + h.T) / 2
+
+    def at(self, theta: Tensor) -> Point:
+        """One point, at which many derivatives are wanted: its gradient's graph is paid once."""
+        self._check(theta)
+        return Point(self, theta)
+
+    # -- what it cost --------------------------------------------------------------------------
+
+    @property
+    def cost(self) -> Mapping[str, int]:
+        """Work done since the objective was made: values, gradients, hvps, thirds."""
+        return MappingProxyType(self._count)
+
+    def reset_cost(self) -> None:
+        """Set all counts of :attr:`cost` back to zero."""
+        self._count.update({k: -n for k, n in self._count.items()})
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _check(self, theta: Tensor, name: str = "theta") -> None:
+        if not isinstance(theta, Tensor):
+            raise InputError(f"{name} must be a torch tensor, got {type(theta).__name__}.")
+        if theta.ndim != 1:
+            raise InputError(
+                f"{name} must be a flat vector of shape (D,), got shape {tuple(theta.shape)}. "
+                "For a module's parameters use Objective.from_module."
+            )
+        if self.dim is not None and theta.numel() != self.dim:
+            raise InputError(f"{name} has {theta.numel()} entries, the objective {self.dim}.")
+        if not (theta.is_floating_point() or theta.is_complex()):
+            raise InputError(
+                f"{name} is {theta.dtype}; derivatives need a floating-point dtype, "
+                "e.g. theta.double()."
+            )
+
+    def _vectors(self, theta: Tensor, v: Tensor, name: str) -> Tensor:
+        self._check(theta)
+        if not isinstance(v, Tensor) or v.ndim not in (1, 2) or v.shape[-1] != theta.numel():
+            shape = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+            raise InputError(
+                f"{name} must have shape ({theta.numel()},) or (k, {theta.numel()}), got {shape}."
+            )
+        if v.device != theta.device:
+            raise InputError(f"{name} is on {v.device}, theta on {theta.device}: move one of them.")
+        if v.dtype != theta.dtype:
+            raise InputError(f"{name} is {v.dtype}, theta {theta.dtype}: convert one of them.")
+        return v.reshape(-1, v.shape[-1])
+
+    def _evaluate(self, term: Callable, theta: Tensor) -> Tensor:
+        e = term(theta)
+        if not isinstance(e, Tensor):
+            raise InputError(
+                f"The loss returned a {type(e).__name__}, not a torch tensor, "
+                "so it has no derivative. Compute it with torch operations on theta."
+            )
+        if e.ndim != 0:
+            if e.numel() != 1:
+                raise InputError(
+                    f"The loss returned shape {tuple(e.shape)}; it must return a scalar. "
+                    "Did you forget .sum() or .mean()?"
+                )
+            e = e.reshape(())
+        if theta.is_complex() and not e.is_complex():
+            raise InputError(
+                "The loss is real at a complex theta, so it is not holomorphic "
+                "(abs, .real, |r|² or conj?). Write squares as r * r."
+            )
+        return e
+
+    def _gradient_graph(self, term: Callable, theta: Tensor) -> tuple[Tensor, Tensor]:
+        x = theta.detach().clone().requires_grad_()
+        return x, _derivative(self._evaluate(term, x), x, graph=True)
+
+    def _finite(self, value: Tensor, what: str, theta: Tensor) -> Tensor:
+        if not torch.isfinite(value).all():
+            norm = torch.linalg.vector_norm(theta.detach()).item()
+            raise NonFiniteError(
+                f"The {what} is not finite at ‖θ‖ = {norm:.3g}. "
+                "Either θ has run off (lower the learning rate), or the loss overflows in "
+                f"{theta.dtype} (try float64)."
+            )
+        return value
+
+
+class Point:
+    """An objective at one point: value and gradient computed once, products pulled at will.
+
+    Made by :meth:`Objective.at`. Keeps the graph of the gradient, so that each further product
+    costs about one gradient instead of two. With several chunks the graphs of all chunks would
+    fill the memory that chunks were to save; they are then rebuilt for every call.
+
+    Attributes
+    ----------
+    theta : Tensor
+        Where, shape ``(D,)``.
+    value : Tensor
+        E(θ), zero-dimensional.
+    grad : Tensor
+        ∇E(θ), shape ``(D,)``.
+    """
+
+    def __init__(self, objective: Objective, theta: Tensor):
+        self.objective = objective
+        self.theta = theta.detach()
+        self._graph = None
+        if len(objective.terms) == 1:
+            objective._count["gradients"] += 1
+            x = self.theta.clone().requires_grad_()
+            e = objective._evaluate(objective.terms[0], x)
+            g = _derivative(e, x, graph=True)
+            self._graph = x, g
+            self.value = objective._finite(e.detach(), "loss", theta)
+            self.grad = objective._finite(g.detach(), "gradient", theta)
+        else:
+            self.value, self.grad = objective.value_and_grad(theta)
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """∇²E(θ) v for one vector ``(D,)`` or several rows ``(k, D)``."""
+        if self._graph is None:
+            return self.objective.hvp(self.theta, v)
+        vectors = self.objective._vectors(self.theta, v, "v")
+        x, g = self._graph
+        self.objective._count["hvps"] += len(vectors)
+        out = torch.stack([_pull(g, w, x).detach() for w in vectors])
+        return self.objective._finite(out, "Hessian-vector product", self.theta).reshape(v.shape)
+
+    def third(self, u: Tensor, v: Tensor) -> Tensor:
+        """∇³E(θ)[u, v], shape ``(D,)``."""
+        if self._graph is None:
+            return self.objective.third(self.theta, u, v)
+        u = self.objective._vectors(self.theta, u, "u")[0]
+        v = self.objective._vectors(self.theta, v, "v")[0]
+        x, g = self._graph
+        self.objective._count["thirds"] += 1
+        out = _pull(_pull(g, u, x, graph=True), v, x).detach()
+        return self.objective._finite(out, "third derivative", self.theta)
+
+
+def _derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
+    """E'(x), with a graph to differentiate again if asked.
+
+    For complex x, torch's gradient of the real function Re E is the conjugate of the complex
+    derivative of a holomorphic E. Whether E is holomorphic is seen from Im E, whose torch
+    gradient must be i times that of Re E (Cauchy-Riemann).
+    """
+    if not e.requires_grad:  # the loss does not depend on x (a constant)
+        return torch.zeros_like(x) + 0 * x
+    if not x.is_complex():
+        (g,) = torch.autograd.grad(e, x, create_graph=graph)
+        return g
+    (g,) = torch.autograd.grad(e.real, x, create_graph=graph, retain_graph=True)
+    (other,) = torch.autograd.grad(e.imag, x, retain_graph=graph)
+    scale = g.detach().abs().max() + other.abs().max()
+    gap = (other - 1j * g.detach()).abs().max()
+    if gap > 1e3 * torch.finfo(x.dtype).eps ** 0.75 * scale:
+        raise InputError(
+            "The loss is not holomorphic, so its derivatives at a complex theta mean nothing: "
+            f"the Cauchy-Riemann equations fail by {gap / scale:.1e} of the gradient. "
+            "Look for abs, conj, .real or a kernel written for real numbers."
+        )
+    return g.conj()
+
+
+def _pull(g: Tensor, v: Tensor, x: Tensor, graph: bool = False) -> Tensor:
+    """d(g·v)/dx with v held fixed: from a gradient's graph a Hessian-vector product."""
+    if not g.requires_grad:  # g does not depend on x: a linear function
+        return torch.zeros_like(x) + 0 * x
+    s = torch.sum(g * v)  # no conjugate: the complex derivative is C-linear
+    if not x.is_complex():
+        (out,) = torch.autograd.grad(
+            s, x, retain_graph=True, create_graph=graph, materialize_grads=True
+        )
+        return out
+    (out,) = torch.autograd.grad(
+        s.real, x, retain_graph=True, create_graph=graph, materialize_grads=True
+    )
+    return out.conj()
+
+
+class FlatModule(Objective):
+    """The loss of a torch module on fixed data: see :meth:`Objective.from_module`.
+
+    Attributes
+    ----------
+    names : list of str
+        The parameters, in the order in which θ holds them.
+    shapes : list of torch.Size
+        Their shapes.
+    """
+
+    def __init__(self, model, loss, data, *, chunk=None, reduction=None):
+        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not parameters:
+            raise InputError(
+                f"{type(model).__name__} has no trainable parameters: nothing to differentiate. "
+                "Check requires_grad."
+            )
+        for attribute in ("dtype", "device"):
+            found = {str(getattr(p, attribute)) for p in parameters.values()}
+            if len(found) > 1:
+                raise InputError(
+                    f"The parameters of {type(model).__name__} mix {attribute}s "
+                    f"({', '.join(sorted(found))}): one flat vector needs one {attribute}."
+                )
+        x, y = data
+        first = next(iter(parameters.values()))
+        for name, part in (("x", x), ("y", y)):
+            if part.device != first.device:
+                raise InputError(
+                    f"The data's {name} is on {part.device}, the model on {first.device}: "
+                    f"move one with .to({str(first.device)!r})."
+                )
+        if x.is_floating_point() and x.dtype != first.dtype:
+            raise InputError(
+                f"The data's x is {x.dtype}, the model's parameters are {first.dtype}: "
+                "convert one of them, e.g. model.to(x.dtype)."
+            )
+        if len(x) != len(y):
+            raise InputError(f"x has {len(x)} samples, y {len(y)}.")
+        if len(x) == 0:
+            raise InputError("The data set is empty.")
+
+        self.model, self.loss, self.data = model, loss, (x, y)
+        self.names = list(parameters)
+        self.shapes = [p.shape for p in parameters.values()]
+        self._numels = [p.numel() for p in parameters.values()]
+        dim = sum(self._numels)
+        theta0 = torch.cat([p.detach().reshape(-1) for p in parameters.values()]).clone()
+
+        if chunk is None or chunk >= len(x):
+            terms = [self._term(x, y, 1.0)]
+        else:
+            if chunk < 1:
+                raise InputError(f"chunk must be at least 1, got {chunk}.")
+            reduction = reduction or getattr(loss, "reduction", "mean")
+            self._chunkable(reduction)
+            weight = {"mean": lambda n: n / len(x), "sum": lambda n: 1.0}[reduction]
+            pairs = zip(x.split(chunk), y.split(chunk), strict=True)
+            terms = [self._term(a, b, weight(len(a))) for a, b in pairs]
+        self._setup(terms, dim, theta0)
+
+    def _chunkable(self, reduction: str) -> None:
+        if reduction not in ("mean", "sum"):
+            raise InputError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
+        if getattr(self.loss, "weight", None) is not None and reduction == "mean":
+            raise InputError(
+                "A mean weighted by class cannot be added up from chunks: "
+                "leave chunk out, or use reduction='sum'."
+            )
+        coupling = [
+            n
+            for n, m in self.model.named_modules()
+            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training
+        ]
+        if coupling:
+            raise InputError(
+                f"Batch normalisation in training mode ({coupling[0]}) couples all samples, so a "
+                "loss in chunks is a different function. Leave chunk out, call model.eval(), or "
+                "use group normalisation."
+            )
+
+    def _term(self, x: Tensor, y: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
+        def term(theta: Tensor) -> Tensor:
+            # Cloned, since BatchNorm in training mode writes to its buffers on every call.
+            buffers = {n: b.clone() for n, b in self.model.named_buffers()}
+            inputs = x
+            if theta.is_complex():  # torch multiplies no real matrix with a complex one
+                inputs = x.to(theta.dtype) if x.is_floating_point() else x
+                buffers = {
+                    n: b.to(theta.dtype) if b.is_floating_point() else b for n, b in buffers.items()
+                }
+            out = torch.func.functional_call(
+                self.model, {**self.unflatten(theta), **buffers}, (inputs,)
+            )
+            e = self.loss(out, y)
+            return e if weight == 1.0 else weight * e
+
+        return term
+
+    def _check(self, theta: Tensor, name: str = "theta") -> None:
+        super()._check(theta, name)
+        if theta.device != self.theta0.device:
+            raise InputError(
+                f"{name} is on {theta.device}, the model on {self.theta0.device}: move one of them."
+            )
+        if theta.dtype not in (self.theta0.dtype, self.theta0.dtype.to_complex()):
+            raise InputError(
+                f"{name} is {theta.dtype}, the model's parameters are {self.theta0.dtype}: "
+                "convert one of them, e.g. build the objective from model.double()."
+            )
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        """The flat vector as the module's parameters by name (views of it)."""
+        parts = theta.split(self._numels)
+        named = zip(self.names, parts, self.shapes, strict=True)
+        return {n: p.view(s) for n, p, s in named}
+
+    def write(self, theta: Tensor) -> None:
+        """Copy θ into the module's own parameters, in place."""
+        self._check(theta)
+        if theta.is_complex():
+            raise InputError("A module holds real parameters: write theta.real.")
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in self.unflatten(theta).items():
+                own[name].copy_(value)
