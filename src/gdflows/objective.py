@@ -59,8 +59,8 @@ class Objective:
     ):
         if not callable(function):
             raise InputError(
-                f"Objective needs a function from a vector to a scalar, got {type(function).__name__}. "
-                "For a torch module use Objective.from_module(model, loss, (x, y))."
+                "Objective needs a function from a vector to a scalar, "
+                f"got {type(function).__name__}. For a torch module use Objective.from_module(model, loss, (x, y))."
             )
         if theta0 is not None:
             dim = theta0.numel() if dim is None else dim

@@ -1,0 +1,140 @@
+"""One style, and the few kinds of figure that the book repeats."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib.axes import Axes
+
+from gdflows.errors import InputError
+from gdflows.objective import Objective
+from gdflows.trajectory import Trajectory
+
+#: One colour a model, the same in every figure (Okabe and Ito's palette, told apart by
+#: colour-blind readers too).
+COLOURS = {
+    "GD": "#000000",
+    "NGF": "#0072B2",
+    "IGR": "#E69F00",
+    "third order": "#56B4E9",
+    "PF": "#D55E00",
+    "central": "#009E73",
+    "rod": "#CC79A7",
+}
+#: Colours for curves that are not models: learning rates, widths, seeds.
+CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def style() -> None:
+    """Set the book's style for all figures that follow (matplotlib's ``rcParams``)."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.8),
+            "figure.dpi": 100,
+            "savefig.dpi": 200,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": cycler(color=CYCLE),
+            "axes.grid": True,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "image.cmap": "viridis",
+        }
+    )
+    try:  # inside a notebook: figures sharp enough for any screen
+        from IPython import get_ipython
+
+        if get_ipython() is not None:
+            from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+            set_matplotlib_formats("retina")
+    except ImportError:
+        pass
+
+
+def contours(
+    ax: Axes,
+    objective: Objective,
+    xlim: tuple[float, float],
+    ylim: tuple[float, float],
+    *,
+    levels: int = 18,
+    resolution: int = 120,
+) -> None:
+    """Level lines of a loss of two parameters, evenly spaced in log(E − min E).
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    objective : Objective
+        With ``dim == 2``.
+    xlim, ylim : tuple of float
+        The window.
+    levels, resolution : int
+        Number of lines; grid points along each side.
+
+    Raises
+    ------
+    InputError
+        If the objective does not have two parameters.
+    """
+    if objective.dim != 2:
+        raise InputError(f"contours draws losses of two parameters, this has {objective.dim}.")
+    xs, ys = np.linspace(*xlim, resolution), np.linspace(*ylim, resolution)
+    points = torch.tensor([[x, y] for y in ys for x in xs], dtype=torch.float64)
+    values = torch.stack([objective.value(p) for p in points]).reshape(resolution, resolution)
+    heights = np.log10(
+        np.asarray(values - values.min()) + 1e-3 * float(values.max() - values.min())
+    )
+    ax.contour(xs, ys, heights, levels=levels, colors="#999999", linewidths=0.6)
+    ax.set(xlim=xlim, ylim=ylim, xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+    ax.grid(False)
+
+
+def path(ax: Axes, trajectory: Trajectory, **kwargs) -> None:
+    """A trajectory in the plane of its first two parameters: GD as dots, flows as lines.
+
+    Colour and legend come from the trajectory's label; keyword arguments go to ``ax.plot``.
+    """
+    x, y = trajectory.states[:, :2].real.cpu().T
+    kwargs.setdefault("label", trajectory.label)
+    if trajectory.label in COLOURS:
+        kwargs.setdefault("color", COLOURS[trajectory.label])
+    if trajectory.label == "GD":
+        kwargs = {"marker": "o", "markersize": 3.5, "linewidth": 0.6} | kwargs
+    ax.plot(x, y, **kwargs)
+
+
+def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
+    """Points on log-log axes with their least-squares line.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    x, y : array_like
+        Positive numbers.
+    label : str
+        For the legend; the slope is added.
+
+    Returns
+    -------
+    float
+        The slope: the order p if ``y ∝ x**p``.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if not ((x > 0).all() and (y > 0).all()):
+        raise InputError("slope needs positive numbers; logarithms of others do not exist.")
+    order, intercept = np.polyfit(np.log(x), np.log(y), 1)
+    (line,) = ax.loglog(x, np.exp(intercept) * x**order, linewidth=1, **kwargs)
+    text = f"{label}: slope {order:.2f}" if label else f"slope {order:.2f}"
+    ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text)
+    return float(order)

@@ -1,0 +1,195 @@
+"""The Run record: a folder with ``run.json`` and ``table.csv``, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from gdflows.errors import InputError
+
+FORMAT = 1
+PACKAGES = ("gdflows", "torch", "numpy", "scipy")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a study saw.
+
+    Attributes
+    ----------
+    name : str
+        The run's name.
+    config : dict
+        Everything that decides the numbers: study, data, network, learning rate, seed, …
+    table : pandas.DataFrame
+        What the probes saw.
+    environment : dict
+        ``command``, ``device``, ``threads``, ``started`` (UTC), ``seconds``, ``python``,
+        ``platform`` and the ``packages``' versions.
+    """
+
+    name: str
+    config: dict
+    table: pd.DataFrame
+    environment: dict
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run to a new folder, or over an older run of the same configuration.
+
+        Raises
+        ------
+        InputError
+            If the folder holds a run of another configuration, or something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            old = _read(folder)
+            if old.config != self.config:
+                raise InputError(
+                    f"{folder} holds a run of another configuration ({_changes(old, self)}); "
+                    "choose another folder."
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = {"format": FORMAT, "name": self.name, "config": self.config}
+        meta["environment"] = self.environment
+        # The description goes last: a folder without run.json is not a run.
+        _write(folder / "table.csv", self.table.to_csv(index=False, lineterminator="\n"))
+        _write(folder / "run.json", json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+        return folder
+
+    def __repr__(self) -> str:
+        e = self.environment
+        packages = ", ".join(f"{k} {v}" for k, v in e["packages"].items())
+        return (
+            f"Run {self.name}: {len(self.table)} rows × {len(self.table.columns)} columns\n"
+            f"  made by  {e['command']}\n"
+            f"  on       {e['device']}, {e['threads']} threads, {e['started']}, "
+            f"{e['seconds']:.0f} s\n"
+            f"  with     Python {e['python']}, {packages}"
+        )
+
+
+def record(
+    name: str, config: Mapping, study: Callable[[], pd.DataFrame], *, device: str = "cpu"
+) -> Run:
+    """Carry out a study and note down where, when, with what and for how long.
+
+    Parameters
+    ----------
+    name : str
+        The run's name.
+    config : mapping
+        What decides the numbers; must be JSON.
+    study : callable
+        Returns the table.
+    device : str
+        The torch device that the study uses.
+
+    Returns
+    -------
+    Run
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    table = study()
+    seconds = time.perf_counter() - clock
+    environment = {
+        "command": _command(),
+        "device": _device(device),
+        "threads": torch.get_num_threads(),
+        "started": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": round(seconds, 1),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {p: version(p) for p in PACKAGES},
+    }
+    return Run(name, json.loads(json.dumps(dict(config))), table, environment)
+
+
+def load(name: str | Path) -> Run:
+    """Read a recorded run: one that ships with gdflows by its name, any other by its folder.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is incomplete.
+    """
+    folder = Path(name)
+    shipped = Path(str(files("gdflows.runs"))) / "recorded" / str(name)
+    if (shipped / "run.json").is_file():
+        return _read(shipped)
+    if folder.is_dir():
+        return _read(folder)
+    known = ", ".join(available()) or "none"
+    raise InputError(f"No run named {str(name)!r}, and no such folder. Shipped runs: {known}.")
+
+
+def available() -> list[str]:
+    """Names of the runs that ship with the package."""
+    shipped = Path(str(files("gdflows.runs"))) / "recorded"
+    return sorted(p.parent.name for p in shipped.glob("*/run.json"))
+
+
+# -- inside --------------------------------------------------------------------------------------
+
+
+def _read(folder: Path) -> Run:
+    try:
+        meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / "table.csv")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{folder} is not a complete run ({e}). Record it again.") from e
+    if meta.get("format") != FORMAT:
+        raise InputError(f"{folder} has format {meta.get('format')}; this gdflows reads {FORMAT}.")
+    return Run(meta["name"], meta["config"], table, meta["environment"])
+
+
+def _write(path: Path, text: str) -> None:
+    """Through a temporary file and a rename, so that a reader never sees half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _changes(old: Run, new: Run) -> str:
+    keys = sorted({*old.config, *new.config})
+    pairs = ((k, old.config.get(k), new.config.get(k)) for k in keys)
+    return "; ".join(f"{k}: {a!r}, not {b!r}" for k, a, b in pairs if a != b)
+
+
+def _command() -> str:
+    """The command line, with the program's name and not its place on this machine."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _device(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:  # Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
