@@ -1,0 +1,7 @@
+"""The studies that the book reports, by name, and the command line that runs them."""
+
+from gdflows.experiments.registry import STUDIES, study
+
+__all__ = ["STUDIES", "study"]
+
+# Importing a study's module registers it.
