@@ -60,7 +60,8 @@ class Objective:
         if not callable(function):
             raise InputError(
                 "Objective needs a function from a vector to a scalar, "
-                f"got {type(function).__name__}. For a torch module use Objective.from_module(model, loss, (x, y))."
+                f"got {type(function).__name__}. "
+                "For a torch module use Objective.from_module(model, loss, (x, y))."
             )
         if theta0 is not None:
             dim = theta0.numel() if dim is None else dim
@@ -445,6 +446,13 @@ class FlatModule(Objective):
         self.names = list(parameters)
         self.shapes = [p.shape for p in parameters.values()]
         self._numels = [p.numel() for p in parameters.values()]
+        # Every place that holds a trainable parameter. A parameter shared between modules has
+        # several; a module used twice has one (functional_call's own tie_weights would swap it
+        # in twice and leave a stranger behind).
+        canonical = {id(p): n for n, p in parameters.items()}
+        self._slots = {
+            slot: canonical[id(p)] for slot, p in _slots(model, "_parameters") if id(p) in canonical
+        }
         dim = sum(self._numels)
         theta0 = torch.cat([p.detach().reshape(-1) for p in parameters.values()]).clone()
 
@@ -483,15 +491,17 @@ class FlatModule(Objective):
     def _term(self, x: Tensor, y: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
         def term(theta: Tensor) -> Tensor:
             # Cloned, since BatchNorm in training mode writes to its buffers on every call.
-            buffers = {n: b.clone() for n, b in self.model.named_buffers()}
+            buffers = {n: b.clone() for n, b in _slots(self.model, "_buffers")}
             inputs = x
             if theta.is_complex():  # torch multiplies no real matrix with a complex one
                 inputs = x.to(theta.dtype) if x.is_floating_point() else x
                 buffers = {
                     n: b.to(theta.dtype) if b.is_floating_point() else b for n, b in buffers.items()
                 }
+            named = self.unflatten(theta)
+            parameters = {slot: named[name] for slot, name in self._slots.items()}
             out = torch.func.functional_call(
-                self.model, {**self.unflatten(theta), **buffers}, (inputs,)
+                self.model, {**parameters, **buffers}, (inputs,), tie_weights=False
             )
             e = self.loss(out, y)
             return e if weight == 1.0 else weight * e
@@ -525,3 +535,13 @@ class FlatModule(Objective):
         with torch.no_grad():
             for name, value in self.unflatten(theta).items():
                 own[name].copy_(value)
+
+
+def _slots(model: torch.nn.Module, kind: str) -> list[tuple[str, Tensor]]:
+    """Each place in the module tree that holds a tensor, once: (full name, tensor)."""
+    return [
+        (f"{prefix}.{name}" if prefix else name, tensor)
+        for prefix, module in model.named_modules()
+        for name, tensor in getattr(module, kind).items()
+        if tensor is not None
+    ]

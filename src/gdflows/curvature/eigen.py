@@ -70,7 +70,7 @@ def top_eigenpairs(
     ----------
     Implicitly restarted Lanczos (ARPACK), through ``scipy.sparse.linalg.eigsh``.
     """
-    return extreme_eigenpairs(objective.at(theta), k, "LA", tol)
+    return extreme_eigenpairs(objective.at(_real(theta)), k, "LA", tol)
 
 
 def bottom_eigenpairs(
@@ -80,7 +80,7 @@ def bottom_eigenpairs(
 
     Arguments and result as for :func:`top_eigenpairs`.
     """
-    return extreme_eigenpairs(objective.at(theta), k, "SA", tol)
+    return extreme_eigenpairs(objective.at(_real(theta)), k, "SA", tol)
 
 
 def extreme_eigenpairs(point: Point, k: int, which: str, tol: float) -> Eigenpairs:
@@ -88,8 +88,7 @@ def extreme_eigenpairs(point: Point, k: int, which: str, tol: float) -> Eigenpai
     theta, dim = point.theta, point.theta.numel()
     if not 1 <= k <= dim:
         raise InputError(f"k must be in 1 … {dim}, got {k}.")
-    if theta.is_complex():
-        raise InputError("Eigenvalues are ordered at real θ only; pass theta.real.")
+    _real(theta)
     if dim <= max(DENSE, k + 1):
         hessian = point.hvp(torch.eye(dim, dtype=theta.dtype, device=theta.device))
         values, columns = torch.linalg.eigh((hessian + hessian.T) / 2)
@@ -116,3 +115,9 @@ def extreme_eigenpairs(point: Point, k: int, which: str, tol: float) -> Eigenpai
     residuals = torch.linalg.vector_norm(images - values[:, None] * vectors, dim=1)
     order = torch.argsort(values, descending=which == "LA")
     return Eigenpairs(values[order], vectors[order], residuals[order], hvps)
+
+
+def _real(theta: Tensor) -> Tensor:
+    if theta.is_complex():
+        raise InputError("Eigenvalues are ordered at real θ only; pass theta.real.")
+    return theta

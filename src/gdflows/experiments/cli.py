@@ -58,10 +58,7 @@ def command(name: str, study: Callable[..., pd.DataFrame]) -> Callable:
     def run(out: Path, **config) -> None:
         recorded = {"study": name} | {k: v for k, v in config.items() if k != "device"}
         device = config.get("device", "cpu")
-        made = _or_exit(
-            lambda: runs.record(out.name, recorded, lambda: study(**config), device=device)
-        )
-        _or_exit(lambda: made.save(out))
+        made = _or_exit(lambda: runs.record(out, recorded, lambda: study(**config), device=device))
         typer.echo(repr(made))
         typer.echo(f"Written to {out}")
 

@@ -56,13 +56,7 @@ class Run:
             If the folder holds a run of another configuration, or something else.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            old = _read(folder)
-            if old.config != self.config:
-                raise InputError(
-                    f"{folder} holds a run of another configuration ({_changes(old, self)}); "
-                    "choose another folder."
-                )
+        _check_free(folder, self.config)
         folder.mkdir(parents=True, exist_ok=True)
         meta = {"format": FORMAT, "name": self.name, "config": self.config}
         meta["environment"] = self.environment
@@ -84,14 +78,18 @@ class Run:
 
 
 def record(
-    name: str, config: Mapping, study: Callable[[], pd.DataFrame], *, device: str = "cpu"
+    folder: str | Path,
+    config: Mapping,
+    study: Callable[[], pd.DataFrame],
+    *,
+    device: str = "cpu",
 ) -> Run:
-    """Carry out a study and note down where, when, with what and for how long.
+    """Carry out a study, note down where, when, with what and for how long, and save all that.
 
     Parameters
     ----------
-    name : str
-        The run's name.
+    folder : str or Path
+        Where to write the record; its last part is the run's name.
     config : mapping
         What decides the numbers; must be JSON.
     study : callable
@@ -102,7 +100,14 @@ def record(
     Returns
     -------
     Run
+
+    Raises
+    ------
+    InputError
+        Before any work, if the folder holds a run of another configuration.
     """
+    folder, config = Path(folder), json.loads(json.dumps(dict(config)))
+    _check_free(folder, config)
     started, clock = datetime.now(UTC), time.perf_counter()
     table = study()
     seconds = time.perf_counter() - clock
@@ -116,7 +121,9 @@ def record(
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {p: version(p) for p in PACKAGES},
     }
-    return Run(name, json.loads(json.dumps(dict(config))), table, environment)
+    run = Run(folder.name, config, table, environment)
+    run.save(folder)
+    return run
 
 
 def load(name: str | Path) -> Run:
@@ -172,10 +179,19 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _changes(old: Run, new: Run) -> str:
-    keys = sorted({*old.config, *new.config})
-    pairs = ((k, old.config.get(k), new.config.get(k)) for k in keys)
-    return "; ".join(f"{k}: {a!r}, not {b!r}" for k, a, b in pairs if a != b)
+def _check_free(folder: Path, config: dict) -> None:
+    """A record may replace one of its own configuration only."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; a run needs a folder of its own.")
+    old = _read(folder).config
+    pairs = ((k, old.get(k), config.get(k)) for k in sorted({*old, *config}))
+    changes = "; ".join(f"{k}: {a!r}, not {b!r}" for k, a, b in pairs if a != b)
+    if changes:
+        raise InputError(
+            f"{folder} holds a run of another configuration ({changes}); choose another folder."
+        )
 
 
 def _command() -> str:
