@@ -1,0 +1,43 @@
+"""Figures: what is drawn, not how it looks."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import gdflows as gf
+from gdflows.errors import InputError
+
+
+@pytest.fixture
+def ax():
+    fig, ax = plt.subplots()
+    yield ax
+    plt.close(fig)
+
+
+def test_slope_of_a_power_law(ax):
+    x = np.array([0.1, 0.2, 0.4])
+    assert gf.plotting.slope(ax, x, 3 * x**2.5, label="E") == pytest.approx(2.5, abs=1e-12)
+    assert ax.get_legend_handles_labels()[1] == ["E: slope 2.50"]
+    with pytest.raises(InputError, match="positive"):
+        gf.plotting.slope(ax, x, -x)
+
+
+def test_path_draws_the_first_two_parameters(ax):
+    gd = gf.descend(gf.problems.quadratic([1.0, 3.0, 5.0]), torch.ones(3).double(), 0.1, 4)
+    gf.plotting.path(ax, gd)
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), gd.states[:, :2].numpy())
+    assert line.get_label() == "GD" and line.get_color() == gf.plotting.COLOURS["GD"]
+
+
+def test_contours_are_level_lines(ax):
+    E = gf.problems.quadratic([1.0, 1.0])  # circles
+    gf.plotting.contours(ax, E, (-2, 2), (-2, 2), levels=5)
+    drawn = [v for p in ax.collections[0].get_paths() for v in p.to_polygons(closed_only=False)]
+    circle = next(v for v in drawn if np.linalg.norm(v, axis=1).max() < 1.5)
+    radii = np.linalg.norm(circle, axis=1)
+    assert radii.std() < 0.01 * radii.mean()
+    with pytest.raises(InputError, match="two parameters"):
+        gf.plotting.contours(ax, gf.problems.quadratic([1.0] * 3), (-1, 1), (-1, 1))
