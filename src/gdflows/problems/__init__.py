@@ -5,16 +5,30 @@ set are joined into one by :func:`classification`.
 """
 
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
+from gdflows.problems.classification import classification
+from gdflows.problems.data import Dataset, load, text
 from gdflows.problems.losses import cross_entropy, squared_error
+from gdflows.problems.networks import conv, deep_linear, mlp
+from gdflows.problems.vision import resnet18, vgg11, vit
 
 __all__ = [
+    "Dataset",
     "banana",
+    "classification",
     "concave",
+    "conv",
     "cosh",
     "cross_entropy",
     "cubic",
+    "deep_linear",
+    "load",
+    "mlp",
     "product",
     "quadratic",
+    "resnet18",
     "squared_error",
+    "text",
     "valley",
+    "vgg11",
+    "vit",
 ]
