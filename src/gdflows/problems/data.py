@@ -29,7 +29,7 @@ _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirro
 _CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/"
 
 #: file name -> (address, SHA-256). The sums of MNIST are those that torchvision states (its
-#: prototype data sets), that of CIFAR-10 is TensorFlow Datasets'.
+#: prototype data sets), that of CIFAR-10 is TensorFlow Datasets', that of the text was computed.
 FILES = {
     "cifar-10-binary.tar.gz": (
         _TORONTO + "cifar-10-binary.tar.gz",
