@@ -129,6 +129,15 @@ def test_width_scales_the_number_of_parameters(kind):
     assert 1.5 * narrow < wide < 4.5 * narrow
 
 
+def test_resnet_halves_the_image_at_every_stage_but_the_first():
+    network, x, sides = resnet18(1 / 16, dtype=F64), images(1), []
+    for name, part in network.named_children():
+        x = part(x)
+        if name.startswith(("stem", "stage")):
+            sides.append(x.shape[-1])
+    assert sides == [32, 32, 16, 8, 4]
+
+
 @pytest.mark.parametrize(
     ("build", "parameters"),
     [
