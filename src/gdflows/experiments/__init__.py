@@ -5,3 +5,4 @@ from gdflows.experiments.registry import STUDIES, study
 __all__ = ["STUDIES", "study"]
 
 # Importing a study's module registers it.
+from gdflows.experiments import step_size  # noqa: F401

@@ -1,0 +1,117 @@
+"""Does a smaller step change the path? Gradient descent at h against h/2, h/5, h/10, h/20."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from gdflows import problems
+from gdflows.errors import InputError
+from gdflows.experiments.registry import study
+from gdflows.integrate import descend
+
+RATIOS = (2, 5, 10, 20)
+
+
+@study("step-size")
+def step_size(
+    *,
+    network: Literal["fc-linear", "fc-relu", "conv"] = "fc-linear",
+    data: str = "mnist-1k",
+    n: int = 1000,
+    scale: float = 0.5,
+    lr: float = 1e-3,
+    steps: int = 1000,
+    every: int = 10,
+    seed: int = 0,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Gradient descent at step h against steps h/2, h/5, h/10 and h/20, at the same flow times.
+
+    Parameters
+    ----------
+    network : {"fc-linear", "fc-relu", "conv"}
+        Two hidden layers of 50, linear or ReLU; or two convolutions of 4 and 8 channels with
+        ReLU and maximum pooling. No biases, so all three are homogeneous in their parameters.
+    data : str
+        A data set of images, by its name in :func:`gdflows.problems.load`.
+    n : int
+        Training samples used, all of them in every step.
+    scale : float
+        Of the initialisation, times Xavier's.
+    lr : float
+        The base step h.
+    steps : int
+        Steps at h; the run at h/r takes r times as many.
+    every : int
+        Base steps between two rows.
+    seed : int
+        Of the initialisation.
+    device : str
+        Where to compute, in float32.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each ratio r and each time: ``ratio``, ``step`` (in base steps), ``t``, ``loss``
+        of the run at h/r, its Euclidean ``distance`` from the start, its ``travelled`` length
+        (of the polygon through the states kept), and its ``gap`` to the run at h at the same
+        time. The base run is ratio 1.
+
+    Raises
+    ------
+    InputError
+        If the network is unknown or fewer than one row would be kept.
+
+    References
+    ----------
+    Elkabetz and Cohen, "Continuous vs. discrete optimization of deep neural networks", NeurIPS
+    2021, compare the same steps from a base of 0.001.
+    """
+    if not 1 <= every <= steps:
+        raise InputError(f"every must be in 1 … steps = {steps}, got {every}.")
+    samples = problems.load(data, dtype=torch.float32)
+    net = _network(network, samples.x_train.shape[1:], len(samples.classes), scale, seed, device)
+    objective = problems.classification(samples, net, n=n)
+    start = objective.theta0
+    base, rows = None, []
+    for ratio in (1, *RATIOS):
+        path = descend(objective, start, lr / ratio, steps * ratio, every=every * ratio)
+        base = path if base is None else base
+        rows.append(
+            pd.DataFrame(
+                {
+                    "ratio": ratio,
+                    "step": [round(float(t) / lr) for t in path.times],
+                    "t": path.times,
+                    "loss": [float(objective.value(theta)) for theta in path.states],
+                    "distance": torch.linalg.vector_norm(path.states - start, dim=1).cpu(),
+                    "travelled": path.travelled.cpu(),
+                    "gap": path.distance(base).cpu(),
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def _network(name, shape, classes, scale, seed, device):
+    common = {"init": "xavier", "scale": scale, "seed": seed, "device": device}
+    widths = [shape.numel(), 50, 50, classes]
+    if name == "fc-linear":
+        return problems.deep_linear(widths, **common)
+    if name == "fc-relu":
+        return problems.mlp(widths, "relu", bias=False, **common)
+    if name == "conv":
+        return problems.conv(
+            [4, 8],
+            "relu",
+            pooling="max",
+            in_channels=shape[0],
+            image_size=shape[-1],
+            classes=classes,
+            bias=False,
+            **common,
+        )
+    raise InputError(f"network must be 'fc-linear', 'fc-relu' or 'conv', got {name!r}.")
