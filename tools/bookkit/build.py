@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"
 STAMP = BUILD / "built.json"
+ANSI = re.compile(r"\x1b\[[\d;]*m")
+TELLING = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|\w*(Error|Exception): ")
 
 
 def fill_cache() -> None:
@@ -92,9 +95,9 @@ def build(force: bool = False) -> bool:
             cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        lines = log.read_text(errors="replace").splitlines()
-        telling = [line for line in lines if "WARNING" in line or "ERROR" in line.upper()]
-        raise BookError("building the pages failed:\n" + "\n".join(telling or lines[-40:])
+        lines = ANSI.sub("", log.read_text(errors="replace")).splitlines()
+        telling = [line for line in lines if TELLING.search(line)]
+        raise BookError("building the pages failed:\n" + "\n".join(telling[:30] or lines[-40:])
                         + f"\nThe whole log: {log}")
     STAMP.write_text(json.dumps({"inputs": want}))
     return True
@@ -104,4 +107,3 @@ def address() -> str:
     return (HTML / "index.html").as_uri()
 
 
-__all__ = ["BookError", "build", "fill_cache"]

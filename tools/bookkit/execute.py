@@ -21,7 +21,7 @@ import nbformat
 from nbformat.v4 import new_output
 
 from . import capture, reader
-from .chapters import ROOT, BookError, bootstrap_cell, chapters, load_address, runnable
+from .chapters import ROOT, BookError, chapters, load_address, runnable
 
 EXECUTED = ROOT / "_build/executed"
 SANITIZE = ROOT / "tools/nbval_sanitize.cfg"
@@ -187,7 +187,8 @@ def judge(executions: list[Execution], strict: bool) -> list[str]:
             if verdict == capture.FAILED:
                 problems.append(f"{done.page}: code cell {k} raised\n{message}")
             elif verdict == capture.DIFFER:
-                text = f"{done.page}: code cell {k} printed something else than is stored\n{message}"
+                text = f"{done.page}: code cell {k} gives other output than is stored"
+                text += f"\n{message}"
                 if strict:
                     problems.append(text + "\nIf the new output is right: `make notebooks`.")
                 else:
@@ -215,4 +216,3 @@ def clear() -> None:
     shutil.rmtree(EXECUTED, ignore_errors=True)
 
 
-__all__ = ["BookError", "Execution", "accept", "bootstrap_cell", "execute", "judge", "table"]
