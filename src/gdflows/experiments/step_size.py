@@ -20,12 +20,13 @@ def step_size(
     *,
     network: Literal["fc-linear", "fc-relu", "conv"] = "fc-linear",
     data: str = "mnist-1k",
-    n: int = 1000,
+    n: int = 500,
     scale: float = 0.5,
     lr: float = 1e-3,
     steps: int = 1000,
     every: int = 10,
     seed: int = 0,
+    dtype: Literal["float32", "float64"] = "float64",
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Gradient descent at step h against steps h/2, h/5, h/10 and h/20, at the same flow times.
@@ -49,8 +50,10 @@ def step_size(
         Base steps between two rows.
     seed : int
         Of the initialisation.
+    dtype : {"float32", "float64"}
+        Of the parameters. In single precision the rounding of many small steps adds up.
     device : str
-        Where to compute, in float32.
+        Where to compute.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def step_size(
     Raises
     ------
     InputError
-        If the network is unknown or fewer than one row would be kept.
+        If the network or the dtype is unknown, or ``every`` exceeds ``steps``.
 
     References
     ----------
@@ -72,8 +75,12 @@ def step_size(
     """
     if not 1 <= every <= steps:
         raise InputError(f"every must be in 1 … steps = {steps}, got {every}.")
-    samples = problems.load(data, dtype=torch.float32)
-    net = _network(network, samples.x_train.shape[1:], len(samples.classes), scale, seed, device)
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
+    samples = problems.load(data, dtype=getattr(torch, dtype))
+    shape, classes = samples.x_train.shape[1:], len(samples.classes)
+    like = {"scale": scale, "seed": seed, "dtype": getattr(torch, dtype), "device": device}
+    net = _network(network, shape, classes, init="xavier", **like)
     objective = problems.classification(samples, net, n=n)
     start = objective.theta0
     base, rows = None, []
@@ -96,8 +103,7 @@ def step_size(
     return pd.concat(rows, ignore_index=True)
 
 
-def _network(name, shape, classes, scale, seed, device):
-    common = {"init": "xavier", "scale": scale, "seed": seed, "device": device}
+def _network(name, shape, classes, **common):
     widths = [shape.numel(), 50, 50, classes]
     if name == "fc-linear":
         return problems.deep_linear(widths, **common)
