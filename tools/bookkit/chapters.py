@@ -53,7 +53,7 @@ class Address:
         if not match:
             raise BookError(
                 f"_config.yml: repository.url is {self.repository!r}; "
-                "it must look like https://github.com/OWNER/REPOSITORY"
+                "it must look like https://github.com/<owner>/<repository>"
             )
         owner, name = match.groups()
         host = f"https://{owner}.github.io/"

@@ -20,8 +20,8 @@ from .plain import NOTEBOOKS
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
 FORBIDDEN_TAGS = {"remove-cell", "remove-input", "remove-output", "remove_cell", "remove_input",
                   "remove_output"}
-RAW = re.compile(r"^ *(`{3,}|~{3,}|:{3,})\{|\{(?:[a-z]+:)?[a-z]+\}`|^\(.+\)=$|\{\{.*\}\}", re.M)
-CODE = re.compile(r"^( *> ?)*(`{3,})[^`\n]*\n.*?^\1?\2 *$", re.M | re.S)
+RAW = re.compile(r"^[ >]*(`{3,}|~{3,}|:{3,})\{|\{(?:[a-z]+:)?[a-z]+\}`|^\(.+\)=$|\{\{.*\}\}", re.M)
+CODE = re.compile(r"^( *> ?)*(`{3,})[^`{\n]*\n.*?^\1?\2 *$", re.M | re.S)
 
 
 def generated(page: str) -> nbformat.NotebookNode:

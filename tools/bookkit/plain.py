@@ -26,7 +26,7 @@ from . import texmacros
 from .chapters import KERNELSPEC, ROOT, bootstrap_cell, code_cells, load_address
 
 logger = logging.getLogger(__name__)
-NOTEBOOKS = ROOT / "_build/notebooks"
+NOTEBOOKS = ROOT / "_build/notebooks"  # where builds of this repository put them
 
 # what is needed of MathJax to set TeX on a page; not its menu, nor its speech engine
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y/assistive-mml.js")
@@ -416,7 +416,7 @@ class Writer:
         return self.blocks(node)
 
     def block_raw(self, node):
-        if node.get("format") != "html" or "thebe" in node.astext():
+        if node.get("format") != "html":
             return []
         return [f"*There is a figure to move here, on [the page]({self.page}).*"]
 
@@ -450,18 +450,20 @@ def cells_of(blocks: list) -> list:
 
 def notebook(builder, docname: str, doctree) -> nbformat.NotebookNode:
     """The page as a notebook without outputs."""
-    address = load_address(ROOT)
+    root = Path(builder.srcdir)
+    address = load_address(root)
     writer = Writer(builder, docname, address)
     blocks = writer.block(doctree)
-    code = code_cells(docname)
+    code = code_cells(docname, root)
     if writer.cells != len(code):
         raise ExtensionError(
             f"{docname}: {len(code)} code cells in the source, {writer.cells} on the page; "
             "tags remove-cell, remove-input and remove-output are not for this book"
         )
-    origin = f"*From [{builder.config.html_title}]({writer.page}).*"
-    first = next((k for k, b in enumerate(blocks) if isinstance(b, Heading)), -1)
-    blocks.insert(first + 1, origin)
+    if docname != builder.config.root_doc:
+        origin = f"*From [{builder.config.html_title}]({writer.page}).*"
+        first = next((k for k, b in enumerate(blocks) if isinstance(b, Heading)), -1)
+        blocks.insert(first + 1, origin)
     cells = [bootstrap_cell(address.repository)]
     cells[0].id = "code-0"
     for k, block in enumerate(cells_of(blocks)):
@@ -482,18 +484,30 @@ def notebook(builder, docname: str, doctree) -> nbformat.NotebookNode:
 
 
 def set_addresses(app, config) -> None:
-    site = load_address(ROOT).site
+    """All that follows from repository.url; and the pages do without thebe.
+
+    jupyter-book always loads sphinx-thebe, which puts a script's address on another host into
+    every page, for a button that this book does not have.
+    """
+    site = load_address(Path(app.srcdir)).site
     config.html_baseurl = site
     config.ogp_site_url = site
+    for files in (app.registry.css_files, app.registry.js_files):
+        files[:] = [one for one in files if "thebe" not in str(one[0])]
+    for listeners in app.events.listeners.values():
+        listeners[:] = [
+            one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")
+        ]
 
 
 def write_notebook(app, doctree, docname: str) -> None:
     """On doctree-resolved, last of all: the page exactly as the HTML writer will get it."""
-    if app.builder.name != "html" or not (ROOT / f"{docname}.md").exists():
+    root = Path(app.srcdir)
+    if app.builder.name != "html" or not (root / f"{docname}.md").exists():
         return
-    if not code_cells(docname):
+    if not code_cells(docname, root):
         return
-    path = NOTEBOOKS / f"{docname}.ipynb"
+    path = root / NOTEBOOKS.relative_to(ROOT) / f"{docname}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook(app.builder, docname, doctree), path)
 
