@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -20,12 +21,13 @@ import nbformat
 from docutils import nodes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from sphinx.errors import ExtensionError
-from sphinx.util import logging
+from sphinxcontrib.bibtex.plugin import register_plugin
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 from . import texmacros
 from .chapters import KERNELSPEC, ROOT, bootstrap_cell, code_cells, load_address
 
-logger = logging.getLogger(__name__)
 NOTEBOOKS = ROOT / "_build/notebooks"  # where builds of this repository put them
 
 # what is needed of MathJax to set TeX on a page; not its menu, nor its speech engine
@@ -153,8 +155,8 @@ class Writer:
             uri = urljoin(self.site, f"_images/{Path(uri).name}")
         return f"![{node.get('alt', '')}]({uri})"
 
-    def inline_problematic(self, node):
-        return self.inline(node)
+    def inline_raw(self, node):  # the icons of sphinx-design; chapters hold no HTML in prose
+        return "" if node.astext().startswith("<svg") else self.unknown(node, "inline")
 
     # ---- blocks
 
@@ -401,7 +403,7 @@ class Writer:
         if node.get("design_component") == "dropdown":
             opening, *rest = node.children
             return self.folded(self.inline(opening), [b for c in rest for b in self.block(c)])
-        if node.get("design_component"):
+        if node.get("design_component", "dropdown-body") != "dropdown-body":
             return self.unknown(node, f"{node['design_component']} container")
         return self.blocks(node)
 
@@ -526,7 +528,25 @@ def copy_mathjax(app, error) -> None:
             shutil.copy2(source, target)
 
 
+def round_brackets() -> BracketStyle:
+    return BracketStyle(left="(", right=")")
+
+
+@dataclass
+class AuthorYearRound(AuthorYearReferenceStyle):
+    """Barrett and Dherin (2021); (Rosca et al., 2023)."""
+
+    bracket_parenthetical: BracketStyle = field(default_factory=round_brackets)
+    bracket_textual: BracketStyle = field(default_factory=round_brackets)
+    bracket_author: BracketStyle = field(default_factory=round_brackets)
+    bracket_label: BracketStyle = field(default_factory=round_brackets)
+    bracket_year: BracketStyle = field(default_factory=round_brackets)
+
+
 def setup(app):
+    register_plugin(
+        "sphinxcontrib.bibtex.style.referencing", "author_year_round", AuthorYearRound, force=True
+    )
     app.connect("config-inited", set_addresses)
     app.connect("doctree-resolved", write_notebook, priority=950)
     app.connect("build-finished", copy_mathjax)
