@@ -10,11 +10,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import sys
 import time
 
-from bookkit import build, execute
-from bookkit.chapters import BookError
+from bookkit import build, execute, notebooks
+from bookkit.chapters import ROOT, BookError
+
+
+@contextlib.contextmanager
+def alone():
+    """One run at a time in a working tree: they share _build."""
+    (ROOT / "_build").mkdir(exist_ok=True)
+    with (ROOT / "_build/lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another run is at work here: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def executed(only=None, force=False, strict=False) -> list:
@@ -49,29 +64,31 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     try:
-        if options.command == "execute":
-            print(execute.table(executed(options.only, options.force, options.strict)))
-        elif options.command == "build":
-            executions = executed(strict=options.strict)
-            report(executions, build.build(options.force), started)
-        else:
-            from bookkit import notebooks
-
-            if options.command == "notebooks":
-                notebooks.ensure()
-                executions = executed(strict=options.strict)
-                built = build.build(options.force)
-                notebooks.write()
-                report(executions, built, started)
-            elif options.command == "check":
-                problems = notebooks.check()
-                if problems:
-                    raise BookError("\n".join(problems))
-                print("every notebook matches its chapter")
-            else:
-                notebooks.readdress()
+        with alone():
+            run(options, started)
     except BookError as error:
         sys.exit(f"\n{error}\n")
+
+
+def run(options, started: float) -> None:
+    if options.command == "execute":
+        print(execute.table(executed(options.only, options.force, options.strict)))
+    elif options.command == "build":
+        executions = executed(strict=options.strict)
+        report(executions, build.build(options.force), started)
+    elif options.command == "notebooks":
+        notebooks.ensure()
+        executions = executed(strict=options.strict)
+        built = build.build(options.force)
+        notebooks.write()
+        report(executions, built, started)
+    elif options.command == "check":
+        problems = notebooks.check()
+        if problems:
+            raise BookError("\n".join(problems))
+        print("every notebook matches its chapter")
+    else:
+        notebooks.readdress()
 
 
 if __name__ == "__main__":
