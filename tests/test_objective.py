@@ -45,6 +45,11 @@ def test_derivatives_of_a_polynomial(shift):
         (E.hvp(theta, torch.stack([u, v])), torch.stack([h @ u, h @ v])),
         (E.third(theta, u, v), t),
         (E.hessian(theta), h),
+        (E.contract(theta), g),
+        (E.contract(theta, u), h @ u),
+        (E.contract(theta, u, v, u), 6 * u * v * u),  # the cubic part has no fourth derivative
+        (E.contract(theta, u, v, u, v), 0 * u),
+        (E.at(theta).contract(u, v, u), 6 * u * v * u),
         (point.value, quartic(theta)),
         (point.grad, g),
         (point.hvp(torch.stack([u, v])), torch.stack([h @ u, h @ v])),
@@ -178,7 +183,7 @@ def test_cost_counts_what_was_done():
     point.hvp(U)
     point.hvp(V)
     point.third(U, V)
-    assert dict(E.cost) == {"values": 1, "gradients": 3, "hvps": 4, "thirds": 1}
+    assert dict(E.cost) == {"values": 1, "gradients": 3, "hvps": 4, "thirds": 1, "higher": 0}
     with pytest.raises(TypeError):
         E.cost["values"] = 0  # a view, not a knob
     E.reset_cost()

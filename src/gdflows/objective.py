@@ -39,8 +39,8 @@ class Objective:
     without a word.
 
     :attr:`cost` counts the work done: ``values`` (losses alone), ``gradients``, ``hvps``
-    (Hessian-vector products) and ``thirds`` (contractions of the third derivative). A product
-    pulled at a new point needs that point's gradient too, and counts it.
+    (Hessian-vector products), ``thirds`` and ``higher`` (contractions of the third derivative and
+    of higher ones). A product pulled at a new point needs that point's gradient too, and counts it.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class Objective:
         self.terms = list(terms)
         self.dim = dim
         self.theta0 = theta0
-        self._count = Counter(values=0, gradients=0, hvps=0, thirds=0)
+        self._count = Counter(values=0, gradients=0, hvps=0, thirds=0, higher=0)
         if theta0 is not None:
             self._check(theta0, "theta0")
 
@@ -191,16 +191,30 @@ class Objective:
 
         In components, ``out[i] = Σ_jk ∂³E/∂θ_i∂θ_j∂θ_k u[j] v[k]``. Costs about eight gradients.
         """
-        u = self._vectors(theta, u, "u")[0]
-        v = self._vectors(theta, v, "v")[0]
+        return self.contract(theta, u, v)
+
+    def contract(self, theta: Tensor, *vectors: Tensor) -> Tensor:
+        """A higher derivative contracted with vectors, ∇ᵐ⁺¹E(θ)[v₁, …, v_m], shape ``(D,)``.
+
+        No tensor is formed: the gradient is differentiated along one vector after another, which
+        about doubles the cost with each.
+
+        Parameters
+        ----------
+        theta : Tensor
+            Shape ``(D,)``.
+        *vectors : Tensor
+            v₁ … v_m, each of shape ``(D,)``; none gives the gradient.
+        """
+        vectors = [self._vectors(theta, v, f"vector {i + 1}")[0] for i, v in enumerate(vectors)]
+        self._check(theta)
         self._count["gradients"] += 1
-        self._count["thirds"] += 1
+        self._count_contraction(len(vectors))
         out = torch.zeros_like(theta)
         for term in self.terms:
             x, g = self._gradient_graph(term, theta)
-            hu = _pull(g, u, x, graph=True)
-            out += _pull(hu, v, x).detach()
-        return self._finite(out, "third derivative", theta)
+            out += _pull_all(g, vectors, x)
+        return self._finite(out, f"derivative of order {len(vectors) + 1}", theta)
 
     def hessian(self, theta: Tensor) -> Tensor:
         """The full Hessian ∇²E(θ), shape ``(D, D)``, from D Hessian-vector products.
@@ -230,7 +244,7 @@ class Objective:
 
     @property
     def cost(self) -> Mapping[str, int]:
-        """Work done since the objective was made: values, gradients, hvps, thirds."""
+        """Work done since the objective was made: values, gradients, hvps, thirds, higher."""
         return MappingProxyType(self._count)
 
     def reset_cost(self) -> None:
@@ -254,6 +268,10 @@ class Objective:
                 f"{name} is {theta.dtype}; derivatives need a floating-point dtype, "
                 "e.g. theta.double()."
             )
+
+    def _count_contraction(self, m: int) -> None:
+        if m > 0:
+            self._count[{1: "hvps", 2: "thirds"}.get(m, "higher")] += 1
 
     def _vectors(self, theta: Tensor, v: Tensor, name: str) -> Tensor:
         self._check(theta)
@@ -348,14 +366,20 @@ class Point:
 
     def third(self, u: Tensor, v: Tensor) -> Tensor:
         """∇³E(θ)[u, v], shape ``(D,)``."""
+        return self.contract(u, v)
+
+    def contract(self, *vectors: Tensor) -> Tensor:
+        """∇ᵐ⁺¹E(θ)[v₁, …, v_m], shape ``(D,)``: see :meth:`Objective.contract`."""
         if self._graph is None:
-            return self.objective.third(self.theta, u, v)
-        u = self.objective._vectors(self.theta, u, "u")[0]
-        v = self.objective._vectors(self.theta, v, "v")[0]
+            return self.objective.contract(self.theta, *vectors)
+        objective = self.objective
+        vectors = [
+            objective._vectors(self.theta, v, f"vector {i + 1}")[0] for i, v in enumerate(vectors)
+        ]
         x, g = self._graph
-        self.objective._count["thirds"] += 1
-        out = _pull(_pull(g, u, x, graph=True), v, x).detach()
-        return self.objective._finite(out, "third derivative", self.theta)
+        objective._count_contraction(len(vectors))
+        out = _pull_all(g, vectors, x)
+        return objective._finite(out, f"derivative of order {len(vectors) + 1}", self.theta)
 
 
 def _derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
@@ -397,6 +421,13 @@ def _pull(g: Tensor, v: Tensor, x: Tensor, graph: bool = False) -> Tensor:
         s.real, x, retain_graph=True, create_graph=graph, materialize_grads=True
     )
     return out.conj()
+
+
+def _pull_all(g: Tensor, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The gradient g differentiated along one vector after another."""
+    for i, v in enumerate(vectors):
+        g = _pull(g, v, x, graph=i + 1 < len(vectors))
+    return g.detach()
 
 
 class FlatModule(Objective):

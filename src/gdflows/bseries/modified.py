@@ -1,0 +1,331 @@
+r"""Modified equations: the differential equation that a method follows to every order.
+
+Backward error analysis asks for a field :math:`\tilde f = f + h f_1 + h^2 f_2 + \dots` whose
+flow over the time h is the method's step. With B-series both sides are series over rooted trees,
+and their coefficients can be matched one tree at a time, in exact fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import factorial
+from typing import TYPE_CHECKING
+
+from gdflows.bseries.methods import Method, get_method
+from gdflows.bseries.trees import Tree, rooted_trees
+from gdflows.errors import InputError
+
+# sympy is imported where it is used: flows need the numbers alone, and it is slow to load.
+if TYPE_CHECKING:
+    import sympy
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term h^order · coefficient · F(tree) of a modified equation.
+
+    Attributes
+    ----------
+    tree : Tree
+        Which elementary differential.
+    order : int
+        The power of h: one less than the tree's number of vertices.
+    coefficient : Fraction
+        b(τ)/σ(τ), the symmetry divided out; what stands in front of F(τ) when the series is
+        written down.
+    """
+
+    tree: Tree
+    order: int
+    coefficient: Fraction
+
+    @property
+    def loss_coefficient(self) -> Fraction:
+        """The coefficient when f = −∇E and the term is written in derivatives of E."""
+        return self.coefficient * (-1) ** self.tree.order
+
+
+class ModifiedEquation:
+    """The terms of a modified equation, by order.
+
+    Iterating yields the :class:`Term` objects that are not zero, lowest order first.
+
+    Parameters
+    ----------
+    coefficients : mapping of Tree to Fraction
+        b(τ) for all trees up to ``order + 1`` vertices, symmetry *not* divided out.
+    order : int
+        The highest power of h.
+    name : str
+        Of the method.
+    """
+
+    def __init__(self, coefficients: dict[Tree, Fraction], order: int, name: str):
+        self.b, self.order, self.name = coefficients, order, name
+
+    def terms(self, order: int, *, zeros: bool = False) -> list[Term]:
+        """The terms of one power of h; also those with coefficient 0, if asked."""
+        if not 0 <= order <= self.order:
+            raise InputError(f"This series has the orders 0 … {self.order}, not {order}.")
+        found = [
+            Term(tree, order, self.b[tree] / tree.symmetry) for tree in rooted_trees(order + 1)
+        ]
+        return [t for t in found if zeros or t.coefficient]
+
+    def __iter__(self) -> Iterator[Term]:
+        for order in range(self.order + 1):
+            yield from self.terms(order)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"ModifiedEquation({self.name}: {len(self)} terms to h^{self.order})"
+
+    def coefficient(self, tree: Tree) -> Fraction:
+        """b(τ)/σ(τ) for one tree."""
+        if tree not in self.b:
+            raise InputError(
+                f"{tree} has {tree.order} vertices; this series stops at h^{self.order}."
+            )
+        return self.b[tree] / tree.symmetry
+
+    # -- in formulas ---------------------------------------------------------------------------
+
+    def for_scalar(self, f: sympy.Expr, symbol: sympy.Symbol, h: sympy.Symbol | None = None):
+        """The modified field of the scalar equation dy/dt = f(y).
+
+        Parameters
+        ----------
+        f : sympy.Expr
+            The right-hand side; for gradient descent minus the loss's derivative.
+        symbol : sympy.Symbol
+            y.
+        h : sympy.Symbol, optional
+            The step; by default the symbol ``h``.
+
+        Returns
+        -------
+        sympy.Expr
+            A polynomial in h of degree ``order``, its coefficients simplified.
+
+        Examples
+        --------
+        >>> import sympy, gdflows as gf
+        >>> y = sympy.Symbol("y")
+        >>> gf.bseries.modified_equation("explicit-euler", order=2).for_scalar(y**2, y)
+        3*h**2*y**4/2 - h*y**3 + y**2
+        """
+        import sympy
+
+        h = sympy.Symbol("h") if h is None else h
+        derivatives = [sympy.sympify(f)]
+
+        def differential(tree: Tree):
+            m = len(tree.branches)
+            while len(derivatives) <= m:
+                derivatives.append(sympy.diff(derivatives[-1], symbol))
+            return derivatives[m] * sympy.Mul(*(differential(b) for b in tree.branches))
+
+        out = sympy.Integer(0)
+        for order in range(self.order + 1):
+            terms = (_sympy(t.coefficient) * differential(t.tree) for t in self.terms(order))
+            out += h**order * sympy.simplify(sympy.Add(*terms))
+        return sympy.expand(out)
+
+    def for_system(self, f: Sequence, symbols: Sequence, h: sympy.Symbol | None = None):
+        """The modified field of a system dy/dt = f(y) in n dimensions.
+
+        Parameters
+        ----------
+        f : sequence of sympy.Expr
+            The right-hand sides.
+        symbols : sequence of sympy.Symbol
+            The components of y.
+        h : sympy.Symbol, optional
+            The step.
+
+        Returns
+        -------
+        sympy.Matrix
+            A column of polynomials in h.
+        """
+        import sympy
+
+        h = sympy.Symbol("h") if h is None else h
+        f, symbols = sympy.Matrix(list(f)), list(symbols)
+        known: dict[Tree, sympy.Matrix] = {}
+
+        def differential(tree: Tree) -> sympy.Matrix:
+            if tree not in known:
+                out = f
+                # f⁽ᵐ⁾(v₁, …, v_m): directional derivatives with the v held fixed, via dummies
+                held = []
+                for branch in tree.branches:
+                    v = [sympy.Dummy() for _ in symbols]
+                    held += list(zip(v, differential(branch), strict=True))
+                    out = sum(
+                        (out.diff(s) * w for s, w in zip(symbols, v, strict=True)),
+                        sympy.zeros(len(symbols), 1),
+                    )
+                known[tree] = out.subs(held, simultaneous=True).applyfunc(sympy.expand)
+            return known[tree]
+
+        total = sympy.zeros(len(symbols), 1)
+        for t in self:
+            total += h**t.order * _sympy(t.coefficient) * differential(t.tree)
+        return total.applyfunc(sympy.expand)
+
+    def latex(self, *, loss: bool = False, largest: int | None = None) -> str:
+        r"""The equation in LaTeX.
+
+        Parameters
+        ----------
+        loss : bool
+            Write it for f = −∇E, in derivatives of the loss: g, H, T = ∇³E and ∇ᵐE.
+        largest : int, optional
+            Stop at this power of h.
+
+        Returns
+        -------
+        str
+            Without dollar signs.
+        """
+        import sympy
+
+        from gdflows.bseries.printing import latex_differential
+
+        lines = []
+        for order in range((self.order if largest is None else largest) + 1):
+            terms = self.terms(order)
+            if not terms:
+                continue
+            body = ""
+            for t in terms:
+                c = t.loss_coefficient if loss else t.coefficient
+                number = "" if abs(c) == 1 else sympy.latex(_sympy(abs(c))) + r"\,"
+                sign = ("-" if c < 0 else "") if not body else (" - " if c < 0 else " + ")
+                body += sign + number + latex_differential(t.tree, loss)
+            power = {0: "", 1: "h"}.get(order, f"h^{{{order}}}")
+            if not power:
+                lines.append(body)
+            elif len(terms) == 1:
+                lines.append(
+                    (" - " + power + r"\," + body[1:])
+                    if body[0] == "-"
+                    else " + " + power + r"\," + body
+                )
+            else:
+                lines.append(" + " + power + r"\Bigl(" + body + r"\Bigr)")
+        left = r"\dot\theta = " if loss else r"\dot y = "
+        return left + "".join(lines)
+
+    def _repr_latex_(self) -> str:
+        return f"${self.latex()}$"
+
+
+def modified_equation(method: str | Method | tuple, order: int) -> ModifiedEquation:
+    """The modified equation of a one-step method, exactly.
+
+    Parameters
+    ----------
+    method : str, Method or tuple
+        ``"explicit-euler"`` (gradient descent), ``"implicit-euler"``, ``"midpoint"``, ``"rk4"``
+        and the others of :data:`gdflows.bseries.METHODS`; or a Butcher tableau ``(A, b)``.
+    order : int
+        The highest power of h.
+
+    Returns
+    -------
+    ModifiedEquation
+
+    Raises
+    ------
+    InputError
+        If the method is unknown or not consistent, or the order is below 0.
+
+    References
+    ----------
+    Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter IX.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> for term in gf.bseries.modified_equation("explicit-euler", order=2):
+    ...     print(term.order, term.tree, term.coefficient)
+    0 • 1
+    1 [•] -1/2
+    2 [••] 1/12
+    2 [[•]] 1/3
+    """
+    method = get_method(method)
+    weights = method.weights()
+    b = match(lambda tree, _: weights(tree), order)
+    return ModifiedEquation(b, order, method.name)
+
+
+def match(
+    right: Callable[[Tree, Callable[[Tree], Fraction]], Fraction],
+    order: int,
+    step_weight: Callable[[int], Fraction] = lambda j: Fraction(1),
+) -> dict[Tree, Fraction]:
+    r"""Solve :math:`\sum_j w_j \frac{h^j}{j!} D^{j-1} \tilde f = h\,r` for the field, by trees.
+
+    D is the derivative along the field itself. With all :math:`w_j = 1` the left is one step of
+    the flow, :math:`\theta(h) - \theta(0)`; momentum methods combine the steps forward and back.
+
+    Parameters
+    ----------
+    right : callable
+        The right side's weight at a tree, given the tree and a function with the weights of the
+        flow *backwards* over h at all smaller trees (for methods with memory).
+    order : int
+        The highest power of h.
+    step_weight : callable
+        w_j.
+
+    Returns
+    -------
+    dict of Tree to Fraction
+        b(τ), symmetry not divided out.
+    """
+    if order < 0 or int(order) != order:
+        raise InputError(f"order is the highest power of h, a whole number from 0; got {order}.")
+    first = Fraction(step_weight(1))
+    # powers[j][τ]: the weight of D^{j-1} f̃ at τ
+    powers: dict[int, dict[Tree, Fraction]] = {1: {}}
+    b = powers[1]
+
+    def backwards(tree: Tree) -> Fraction:
+        return sum(
+            (Fraction((-1) ** j, factorial(j)) * powers[j][tree] for j in range(1, tree.order + 1)),
+            Fraction(0),
+        )
+
+    for n in range(1, order + 2):
+        powers.setdefault(n, {})
+        for tree in rooted_trees(n):
+            rest = right(tree, backwards)
+            for j in range(2, n + 1):
+                below = powers[j - 1]
+                # D acts on every vertex but the root: cut there, and put the field's own term in
+                value = sum(
+                    (
+                        m * below[left] * b[off]
+                        for (left, off), m in tree.cuts.items()
+                        if left in below
+                    ),
+                    Fraction(0),
+                )
+                powers[j][tree] = value
+                rest -= Fraction(step_weight(j)) * value / factorial(j)
+            b[tree] = rest / first
+    return b
+
+
+def _sympy(x: Fraction) -> sympy.Rational:
+    import sympy
+
+    return sympy.Rational(x.numerator, x.denominator)

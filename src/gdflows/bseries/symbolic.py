@@ -1,0 +1,84 @@
+"""Backward error analysis from first principles: Taylor series matched by sympy, without trees.
+
+An independent second derivation of what :mod:`gdflows.bseries.modified` gets from trees.
+"""
+
+from __future__ import annotations
+
+from gdflows.errors import InputError
+
+
+def taylor_matching(f, symbols, order: int, step=None) -> list:
+    r"""The functions f₀, f₁, …, f_n of the modified equation, by matching Taylor series.
+
+    The solution of :math:`\dot y = \tilde f(y) = \sum_j h^j f_j(y)` after the time h is
+    :math:`y + h\tilde f + \frac{h^2}{2} D\tilde f + \frac{h^3}{6} D^2\tilde f + \dots`, where
+    :math:`D u = u' \tilde f` is the derivative along the solution. The method's step must have
+    the same coefficient at each power of h. At :math:`h^{n+1}` only f_n is new, and so one
+    after another they follow.
+
+    Parameters
+    ----------
+    f : sympy.Expr or sequence of sympy.Expr
+        The right-hand side of dy/dt = f(y), one expression or one a component. Undefined
+        functions (``sympy.Function("f")(y)``) give the general formula.
+    symbols : sympy.Symbol or sequence of sympy.Symbol
+        y, or its components.
+    order : int
+        The last function wanted.
+    step : sequence, optional
+        The method's step as Taylor coefficients: what stands at h¹, h², … Explicit Euler, the
+        default, has f at h¹ and nothing else.
+
+    Returns
+    -------
+    list
+        f₀ … f_order: expressions, or column matrices where f is a sequence.
+
+    Examples
+    --------
+    >>> import sympy
+    >>> from gdflows.bseries import taylor_matching
+    >>> y = sympy.Symbol("y")
+    >>> taylor_matching(y**2, y, 2)
+    [y**2, -y**3, 3*y**4/2]
+
+    References
+    ----------
+    Hairer, Lubich and Wanner, Geometric Numerical Integration, section IX.1.
+    """
+    import sympy  # slow to load, and flows do not need it
+
+    if order < 0:
+        raise InputError(f"order is the highest power of h, a whole number from 0; got {order}.")
+    scalar = isinstance(symbols, sympy.Symbol)
+    ys = [symbols] if scalar else list(symbols)
+    field0 = sympy.Matrix([f] if scalar else list(f))
+    if len(field0) != len(ys):
+        raise InputError(f"f has {len(field0)} components, y has {len(ys)}.")
+    zero = sympy.zeros(len(ys), 1)
+    wanted = [field0] if step is None else [sympy.Matrix([s] if scalar else list(s)) for s in step]
+    fs: list[sympy.Matrix] = []
+
+    def along(u: sympy.Matrix, v: sympy.Matrix) -> sympy.Matrix:
+        return u.jacobian(ys) * v
+
+    # powers[k][m]: the coefficient of h^m in D^{k-1} f̃, as far as the known f_j reach
+    powers: list[list[sympy.Matrix]] = [[]]
+    for n in range(order + 1):
+        # what the known functions already contribute at h^{n+1}: h^k/k! D^{k-1} f̃, k ≥ 2
+        made = zero
+        for k in range(2, n + 2):
+            if len(powers) < k:
+                powers.append([])
+            m = n + 1 - k
+            value = zero
+            for i in range(m + 1):
+                value += along(powers[k - 2][i], fs[m - i])
+            powers[k - 1].append(value)
+            made += value / sympy.factorial(k)
+        target = wanted[n] if n < len(wanted) else zero
+        new = (target - made).applyfunc(sympy.expand)
+        fs.append(new)
+        powers[0].append(new)
+    return [u[0] for u in fs] if scalar else fs

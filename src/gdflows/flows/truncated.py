@@ -1,0 +1,158 @@
+"""Truncated modified equations of gradient descent: NGF, IGR and beyond, to any order."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from gdflows.bseries import Tree, modified_equation
+from gdflows.errors import InputError
+from gdflows.flows.base import Flow
+from gdflows.objective import FlatModule, Objective
+
+METHODS = ("derivatives", "differences")
+
+#: Layers that are not three times differentiable, with what they do have.
+KINKED = (
+    torch.nn.ReLU,
+    torch.nn.ReLU6,
+    torch.nn.LeakyReLU,
+    torch.nn.PReLU,
+    torch.nn.Hardtanh,
+    torch.nn.Hardswish,
+    torch.nn.Threshold,
+    torch.nn.ELU,
+    torch.nn.CELU,
+    torch.nn.SELU,
+    torch.nn.MaxPool1d,
+    torch.nn.MaxPool2d,
+    torch.nn.MaxPool3d,
+)
+
+
+class Truncated(Flow):
+    r"""The modified equation of gradient descent, cut off after the power :math:`h^n`.
+
+    .. math:: \dot\theta = -g - \tfrac h2 Hg - h^2\bigl(\tfrac13 H^2 g + \tfrac1{12} T[g, g]\bigr)
+              - \dots
+
+    with :math:`g = \nabla E`, :math:`H = \nabla^2 E`, :math:`T = \nabla^3 E`. One step of gradient
+    descent leaves it by :math:`O(h^{n+2})`. Order 0 is the NGF, order 1 the IGR flow, order 2 the
+    third-order flow of Rosca et al.
+
+    Parameters
+    ----------
+    objective : Objective
+        The loss; n + 1 times differentiable.
+    lr : float
+        The learning rate h of gradient descent.
+    order : int
+        n, the highest power of h.
+    method : {"derivatives", "differences"}
+        How the field is evaluated, without forming a tensor either way. ``"derivatives"``: the
+        terms themselves, each a nested directional derivative; one gradient, and by order 1, 2,
+        3, 4 in all 1, 3, 6, 16 contractions. ``"differences"``: n + 1 gradients at gradient
+        descent's own next iterates,
+
+        .. math:: \tilde f = \frac1h \sum_{k=1}^{n+1} \frac{(-1)^{k+1}}{k} \Delta^k \theta ,
+
+        the logarithm of the shift along the iterates, cut off. It differs from the terms by
+        :math:`O(h^{n+1})`, so the order is the same; on a quadratic they are equal.
+
+    Warns
+    -----
+    UserWarning
+        At order 2 and above, if the network has layers such as ReLU that lack the derivatives.
+
+    Raises
+    ------
+    InputError
+        If the order or the method cannot be used.
+
+    References
+    ----------
+    Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter IX; Barrett and Dherin
+    (2021); Rosca et al. (2023), eqs. 3 and 8.
+    """
+
+    def __init__(self, objective: Objective, lr: float, order: int, *, method: str = "derivatives"):
+        super().__init__(objective, lr)
+        if method not in METHODS:
+            raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+        self.order, self.method = order, method
+        self.series = modified_equation("explicit-euler", order)  # checks the order
+        self.label = {0: "NGF", 1: "IGR", 2: "third order"}.get(order, f"order {order}")
+        if order >= 2 and method == "derivatives" and isinstance(objective, FlatModule):
+            kinked = {type(m).__name__ for m in objective.model.modules() if isinstance(m, KINKED)}
+            if kinked:
+                warnings.warn(
+                    f"Order {order} needs {order + 1} derivatives, and {', '.join(sorted(kinked))} "
+                    "has fewer: what happens at its kinks is lost, and with it the order of "
+                    "accuracy. Use a smooth activation (tanh, GELU), or order 0 or 1.",
+                    stacklevel=2,
+                )
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        return (
+            self._derivatives(theta) if self.method == "derivatives" else self._differences(theta)
+        )
+
+    def _derivatives(self, theta: Tensor) -> Tensor:
+        point = self.objective.at(theta)
+        known: dict[Tree, Tensor] = {}
+
+        def differential(tree: Tree) -> Tensor:
+            """F(τ) of the field −∇E."""
+            if tree not in known:
+                if not tree.branches:
+                    known[tree] = -point.grad
+                else:
+                    known[tree] = -point.contract(*(differential(b) for b in tree.branches))
+            return known[tree]
+
+        out = torch.zeros_like(theta)
+        for term in self.series:
+            out += self.lr**term.order * float(term.coefficient) * differential(term.tree)
+        return out
+
+    def _differences(self, theta: Tensor) -> Tensor:
+        # θ_{k+1} − θ_k = −h g(θ_k): the differences of the iterates without cancellation at k = 1
+        steps = []
+        for _ in range(self.order + 1):
+            steps.append(-self.objective.grad(theta))
+            theta = theta + self.lr * steps[-1]
+        delta = torch.stack(steps)  # Δθ/h along the iterates
+        out = torch.zeros_like(theta)
+        for k in range(1, self.order + 2):
+            out += (-1) ** (k + 1) / k * delta[0]
+            delta = delta.diff(dim=0)
+        return out
+
+
+def third_order_nonprincipal(objective: Objective, theta: Tensor, lr: float) -> Tensor:
+    r"""The non-principal term of third order, :math:`-\frac{h^2}{12}\nabla^3E[\nabla E, \nabla E]`.
+
+    What the third-order flow has beside the powers of the Hessian.
+
+    Parameters
+    ----------
+    objective : Objective
+        The loss.
+    theta : Tensor
+        Where, shape ``(D,)``.
+    lr : float
+        The learning rate h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(D,)``.
+
+    References
+    ----------
+    Rosca et al. (2023), definition 3.2 and eq. 14.
+    """
+    point = objective.at(theta)
+    return -(lr**2) / 12 * point.third(point.grad, point.grad)
