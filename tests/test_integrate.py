@@ -259,3 +259,12 @@ def test_a_start_where_the_loss_is_not_finite():
     E = gf.Objective(lambda x: torch.log(x).sum(), 2)
     with pytest.raises(NonFiniteError, match="not finite"):
         gf.integrate(gf.flows.NGF(E), -THETA, t=1.0)
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(None, False), (False, False), (True, True)])
+def test_progress_is_shown_when_asked_for(progress, shown, capsys):
+    # tests have no terminal, so unasked there is none
+    gf.descend(bowl(), THETA, lr=0.1, steps=5, progress=progress)
+    gf.integrate(gf.flows.NGF(bowl()), THETA, t=1.0, progress=progress)
+    error = capsys.readouterr().err
+    assert ("GD" in error and "NGF" in error) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 
@@ -353,13 +354,14 @@ def _check_times(times, t) -> tuple[list[float] | None, float]:
 
 
 def _bar(total: float, progress: bool | None, label: str, unit: str = "t"):
-    # disable=None: only where there is a terminal to draw on
+    # Unasked only on a terminal: a notebook's bar would be left behind as an output.
+    show = sys.stderr.isatty() if progress is None else progress
     return tqdm(
         total=total,
         desc=label,
         unit=unit,
         delay=0 if progress else 2,
-        disable=None if progress is None else not progress,
+        disable=not show,
         leave=bool(progress),
         bar_format="{l_bar}{bar}| {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
     )

@@ -140,13 +140,71 @@ def test_two_derivations_agree_in_the_plane_to_order_4(p, q):
 
 
 def test_taylor_matching_of_another_method():
-    # explicit midpoint: y + h f(y + h f/2), whose Taylor coefficients are f, f'f/2, f''f²/8, …
-    f = y**2
-    k = sympy.series((y + h * f / 2) ** 2 * h, h, 0, 6).removeO()
-    step = [sympy.expand(k).coeff(h, n) for n in range(1, 6)]
-    taylor = sum(h**n * u for n, u in enumerate(taylor_matching(f, y, 4, step=step)))
-    trees = modified_equation("explicit-midpoint", order=4).for_scalar(f, y)
+    step = y + h * (y + h * y**2 / 2) ** 2  # explicit midpoint for dy/dt = y²
+    taylor = sum(h**n * u for n, u in enumerate(taylor_matching(None, y, 4, step=step)))
+    trees = modified_equation("explicit-midpoint", order=4).for_scalar(y**2, y)
     assert sympy.expand(taylor - trees) == 0
+
+
+def test_two_players():
+    # Simultaneous: −(h/2)(f_x f + f_y q); alternating, y second: −(h/2)(q_y q − q_x f) for y.
+    x = sympy.Symbol("x")
+    f, q = x**2 * y, x - y**2
+    simultaneous = taylor_matching([f, q], [x, y], 1)[1]
+    want = -sympy.Rational(1, 2) * sympy.Matrix(
+        [f.diff(x) * f + f.diff(y) * q, q.diff(x) * f + q.diff(y) * q]
+    )
+    assert (simultaneous - want).applyfunc(sympy.expand) == sympy.zeros(2, 1)
+    new = x + h * f
+    alternating = taylor_matching(None, [x, y], 1, step=[new, y + h * q.subs(x, new)])[1]
+    second = -sympy.Rational(1, 2) * (q.diff(y) * q - q.diff(x) * f)
+    assert sympy.expand(alternating[0] - want[0]) == 0
+    assert sympy.expand(alternating[1] - second) == 0
+
+
+def test_mirror_and_preconditioned_descent():
+    # Mirror descent in u = log y: u ← u − h E'(y). Its field in y is −M(g + (h/2) H M g), M = y.
+    E = y**3
+    g, H = E.diff(y), E.diff(y, 2)
+    field = taylor_matching(
+        None,
+        sympy.Symbol("u"),
+        1,
+        step=sympy.Symbol("u") - h * g.subs(y, sympy.exp(sympy.Symbol("u"))),
+    )
+    in_y = [sympy.expand((y * v).subs(sympy.Symbol("u"), sympy.log(y))) for v in field]
+    assert sympy.simplify(in_y[0] + y * g) == 0
+    assert sympy.simplify(in_y[1] + y * H * y * g / 2) == 0
+    # Preconditioned by P: −P∇(E + (h/4) g·Pg)
+    x, p1, p2 = sympy.symbols("x p1 p2")
+    E2 = x**2 * y + y**3
+    P = sympy.diag(p1, p2)
+    grad = sympy.Matrix([E2.diff(x), E2.diff(y)])
+    first = taylor_matching(list(-P * grad), [x, y], 1)[1]
+    penalty = (grad.T * P * grad)[0] / 4
+    want = -P * sympy.Matrix([penalty.diff(x), penalty.diff(y)])
+    assert (first - want).applyfunc(sympy.expand) == sympy.zeros(2, 1)
+
+
+def test_an_epoch_of_shuffled_minibatches():
+    # m batches, flow time mh an epoch; through h² the mean over all shufflings follows
+    # E + (h/4m) Σ‖g_i‖², E the mean loss: in units of the epoch H = mh, f₁ = −Σ g_i' g_i / (2m²)…
+    from itertools import permutations
+
+    losses = [y**2, y**3, 2 * y**4 + y]
+    m = len(losses)
+    ends = []
+    for order in permutations(losses):
+        at = y
+        for loss in order:
+            at = at - h / m * loss.diff(y).subs(y, at)
+        ends.append(at)
+    mean = sympy.expand(sum(ends) / len(ends))  # one epoch is a step of h = m · rate
+    f0, f1 = taylor_matching(None, y, 1, step=mean)
+    total = sum(losses) / m
+    penalty = sum(loss.diff(y) ** 2 for loss in losses) / m / (4 * m)
+    assert sympy.expand(f0 + total.diff(y)) == 0
+    assert sympy.expand(f1 + penalty.diff(y)) == 0
 
 
 def test_adjoint_and_composition():
@@ -220,6 +278,7 @@ BAD = {
     ),
     "negative order of matching": (lambda: taylor_matching(y, y, -1), "got -1"),
     "components that do not fit": (lambda: taylor_matching([y, y], [y], 1), "2 components"),
+    "a step that jumps": (lambda: taylor_matching(None, y, 1, step=y + 1 + h), "at h = 0"),
     "momentum of one": (lambda: bseries.heavy_ball(1, 2), "[0, 1)"),
 }
 

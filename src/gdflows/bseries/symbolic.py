@@ -8,7 +8,7 @@ from __future__ import annotations
 from gdflows.errors import InputError
 
 
-def taylor_matching(f, symbols, order: int, step=None) -> list:
+def taylor_matching(f, symbols, order: int, *, step=None, h=None) -> list:
     r"""The functions f₀, f₁, …, f_n of the modified equation, by matching Taylor series.
 
     The solution of :math:`\dot y = \tilde f(y) = \sum_j h^j f_j(y)` after the time h is
@@ -26,9 +26,12 @@ def taylor_matching(f, symbols, order: int, step=None) -> list:
         y, or its components.
     order : int
         The last function wanted.
-    step : sequence, optional
-        The method's step as Taylor coefficients: what stands at h¹, h², … Explicit Euler, the
-        default, has f at h¹ and nothing else.
+    step : sympy.Expr or sequence of sympy.Expr, optional
+        One step of any method, y₁ as a formula in y and ``h``: alternating descent of two
+        players, mirror descent, an epoch of minibatches, … Then f is what stands at h¹ and may be
+        None. By default explicit Euler, y + h f.
+    h : sympy.Symbol, optional
+        The step size in ``step``; by default the symbol ``h``.
 
     Returns
     -------
@@ -43,6 +46,15 @@ def taylor_matching(f, symbols, order: int, step=None) -> list:
     >>> taylor_matching(y**2, y, 2)
     [y**2, -y**3, 3*y**4/2]
 
+    Two players, x first and then y against the new x (each descends its own loss):
+
+    >>> x, h = sympy.symbols("x h")
+    >>> new_x = x - h * y
+    >>> taylor_matching(None, [x, y], 1, step=[new_x, y + h * new_x])[1]
+    Matrix([
+    [ x/2],
+    [-y/2]])
+
     References
     ----------
     Hairer, Lubich and Wanner, Geometric Numerical Integration, section IX.1.
@@ -51,13 +63,28 @@ def taylor_matching(f, symbols, order: int, step=None) -> list:
 
     if order < 0:
         raise InputError(f"order is the highest power of h, a whole number from 0; got {order}.")
+    h = sympy.Symbol("h") if h is None else h
     scalar = isinstance(symbols, sympy.Symbol)
     ys = [symbols] if scalar else list(symbols)
-    field0 = sympy.Matrix([f] if scalar else list(f))
-    if len(field0) != len(ys):
-        raise InputError(f"f has {len(field0)} components, y has {len(ys)}.")
     zero = sympy.zeros(len(ys), 1)
-    wanted = [field0] if step is None else [sympy.Matrix([s] if scalar else list(s)) for s in step]
+
+    def column(value) -> sympy.Matrix:
+        entries = sympy.Matrix([value] if scalar else list(value))
+        if len(entries) != len(ys):
+            raise InputError(f"f or step has {len(entries)} components, y has {len(ys)}.")
+        return entries
+
+    if step is None:
+        wanted = [column(f)]  # explicit Euler: f at h¹, nothing beyond
+    else:
+        moved = column(step) - sympy.Matrix(ys)
+        if moved.subs(h, 0).applyfunc(sympy.simplify) != zero:
+            raise InputError("The step does not stay where it is at h = 0, so it has no field.")
+        wanted = [
+            moved.diff(h, n).subs(h, 0).applyfunc(lambda e, n=n: sympy.simplify(e.doit()))
+            / sympy.factorial(n)
+            for n in range(1, order + 2)
+        ]
     fs: list[sympy.Matrix] = []
 
     def along(u: sympy.Matrix, v: sympy.Matrix) -> sympy.Matrix:
