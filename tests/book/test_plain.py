@@ -87,6 +87,7 @@ OTHER = "https://who.github.io/what/other.html"
         "> **Theorem 1.1 (Named).**\n>\n> Let $x$.",
         "> **Definition 1.1.**\n>\n> A definition.",
         "*Proof.* By [Theorem 1.1]",
+        "<details><summary>Proof</summary>\n\nThe *folded* proof.\n\n</details>",
         "> **Exercise 1.1 (Second order).**\n>\n> Show $x$.",
         "<details><summary>Solution to Exercise 1.1 (Second order)</summary>\n\nShown.",
         "**Solution to Exercise 1.2**\n\nLike so:",

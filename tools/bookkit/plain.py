@@ -367,9 +367,9 @@ class Writer:
         return self.quoted(f"{name}.", [b for c in node.children[1:] for b in self.block(c)])
 
     def block_proof_node(self, node):
-        blocks = self.blocks(node.children[0])
         if "dropdown" in node.children[0]["classes"]:
-            return self.folded("Proof", blocks)
+            return self.block_admonition(node.children[0])
+        blocks = self.blocks(node.children[0])
         if blocks and blocks[0].startswith("Proof. "):
             blocks[0] = f"*Proof.* {blocks[0].removeprefix('Proof. ')}"
         return blocks
@@ -502,6 +502,15 @@ def set_addresses(app, config) -> None:
         ]
 
 
+def title_folded_proofs(app, doctree) -> None:
+    """A folded proof needs a title to unfold it by; sphinx-proof writes 'Proof. ' in its text."""
+    for box in doctree.findall(nodes.admonition):
+        if {"proof", "dropdown"} <= set(box["classes"]) and not isinstance(box[0], nodes.title):
+            text = next(iter(box.findall(nodes.Text)))
+            text.parent.replace(text, nodes.Text(text.astext().removeprefix("Proof. ")))
+            box.insert(0, nodes.title("", "Proof"))
+
+
 def write_notebook(app, doctree, docname: str) -> None:
     """On doctree-resolved, last of all: the page exactly as the HTML writer will get it."""
     root = Path(app.srcdir)
@@ -548,6 +557,7 @@ def setup(app):
         "sphinxcontrib.bibtex.style.referencing", "author_year_round", AuthorYearRound, force=True
     )
     app.connect("config-inited", set_addresses)
+    app.connect("doctree-read", title_folded_proofs)
     app.connect("doctree-resolved", write_notebook, priority=950)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
