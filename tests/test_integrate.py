@@ -104,7 +104,7 @@ def test_descend_is_gradient_descent():
     k = torch.arange(21, dtype=f64)[:, None]
     torch.testing.assert_close(gd.states, (1 - 0.1 * torch.diag(A)) ** k, rtol=1e-13, atol=0)
     torch.testing.assert_close(gd.times, 0.1 * torch.arange(21, dtype=f64))
-    assert dict(gd.cost) == {"steps": 20, "values": 0, "gradients": 20, "hvps": 0, "thirds": 0, "higher": 0}
+    assert {k: n for k, n in gd.cost.items() if n} == {"steps": 20, "gradients": 20}
     thin = gf.descend(E, THETA, lr=0.1, steps=20, every=7)
     assert thin.times.tolist() == pytest.approx([0, 0.7, 1.4, 2.0])
     torch.testing.assert_close(thin.states[-1], gd.states[-1])

@@ -167,9 +167,9 @@ def integrate(
                         "stiffness",
                         f"{max_evaluations:,} evaluations spent. Stability and not accuracy "
                         f"holds the step down to {solver.step_size:.2g}: the flow's fastest rate "
-                        f"is about {rate:.3g}, so an explicit method needs at "
-                        f"least {2 * rate * t:,.0f} evaluations. Raise max_evaluations, or use method='Radau' or 'BDF' where "
-                        "there are few parameters.",
+                        f"is about {rate:.3g}, so an explicit method needs at least "
+                        f"{2 * rate * t:,.0f} evaluations. Raise max_evaluations, or use "
+                        "method='Radau' or 'BDF' where there are few parameters.",
                     )
                 fail(
                     "budget",
