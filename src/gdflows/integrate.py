@@ -10,7 +10,7 @@ import numpy as np
 import scipy.integrate
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from gdflows.errors import InputError, IntegrationError, NonFiniteError
 from gdflows.flows.base import Flow, check_lr

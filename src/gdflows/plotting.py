@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from gdflows.errors import InputError
 from gdflows.objective import Objective
@@ -94,7 +95,7 @@ def contours(
     heights = np.log10(
         np.asarray(values - values.min()) + 1e-3 * float(values.max() - values.min())
     )
-    ax.contour(xs, ys, heights, levels=levels, colors="#999999", linewidths=0.6)
+    ax.contour(xs, ys, heights, levels=levels, colors="#999999", linewidths=0.6, linestyles="-")
     ax.set(xlim=xlim, ylim=ylim, xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
     ax.grid(False)
 
@@ -137,4 +138,6 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     (line,) = ax.loglog(x, np.exp(intercept) * x**order, linewidth=1, **kwargs)
     text = f"{label}: slope {order:.2f}" if label else f"slope {order:.2f}"
     ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text)
+    for axis in (ax.xaxis, ax.yaxis):  # labels between the powers of ten run into one another
+        axis.set_minor_formatter(NullFormatter())
     return float(order)
