@@ -1,7 +1,7 @@
 """How long does the modified equation of explicit Euler take, by order, beside kauri?
 
     pip install "gdflows[bench]"
-    python benchmarks/bench_bseries.py [--largest 10] [--repeats 5]
+    python benchmarks/bench_bseries.py [--largest 10] [--repeats 5] [--out FOLDER]
 
 Each measurement is a fresh process on one thread (both libraries cache), the two libraries take
 turns, and the ratio is that of the medians. The coefficients of both are compared, too. Order n
@@ -17,6 +17,10 @@ import statistics
 import subprocess
 import sys
 from importlib.util import find_spec
+
+import pandas as pd
+
+import gdflows as gf
 
 OURS = """
 import json, sys, time
@@ -53,43 +57,51 @@ def measure(code: str, order: int, limit: float) -> list | None:
     return json.loads(done.stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--largest", type=int, default=10, help="largest number of vertices")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one measurement")
-    options = parser.parse_args()
+def compare(largest: int, repeats: int, limit: float) -> pd.DataFrame:
+    """One row an order: trees, terms, and the median seconds of each library."""
     libraries = {"gdflows": OURS}
     if find_spec("kauri"):
         libraries["kauri"] = KAURI
     else:
         print("kauri is not installed: gdflows alone (pip install 'gdflows[bench]')")
-    print(f"{'order':>5} {'trees':>6} {'terms':>6} {'gdflows':>9}   {'kauri':>9}  kauri/gdflows")
-    slow = set()
-    for order in range(2, options.largest + 1):
+    rows = []
+    for order in range(2, largest + 1):
         seconds: dict[str, list[float]] = {name: [] for name in libraries}
         seen = {}
-        for _ in range(options.repeats):
-            for name, code in libraries.items():
-                if name in slow:
-                    continue
-                result = measure(code, order, options.limit)
+        for _ in range(repeats):
+            for name, code in list(libraries.items()):
+                result = measure(code, order, limit)
                 if result is None:
-                    slow.add(name)
+                    print(f"{name}: over {limit:.0f} s at order {order}, left out from here")
+                    del libraries[name]
                     continue
                 seconds[name].append(result[0])
                 seen[name] = result[1:]
         values, terms = seen["gdflows"]
-        if "kauri" in seen and "kauri" not in slow:
+        row = {"order": order, "trees": len(values), "terms": terms}
+        for name in libraries:
+            row[name] = statistics.median(seconds[name])
+        if "kauri" in libraries:
             gap = max(abs(a - b) for a, b in zip(values, seen["kauri"][0], strict=True))
             assert gap < 1e-9, f"the two disagree at order {order} by {gap}"
-        median = {name: statistics.median(s) for name, s in seconds.items() if s}
-        line = f"{order:5d} {len(values):6d} {terms:6d} {median['gdflows']:8.4f}s"
-        if "kauri" in slow:
-            line += f"   > {options.limit:.0f} s"
-        elif "kauri" in median:
-            line += f"   {median['kauri']:8.4f}s  {median['kauri'] / median['gdflows']:8.1f}"
-        print(line, flush=True)
+            row["ratio"] = row["kauri"] / row["gdflows"]
+        rows.append(row)
+        print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--largest", type=int, default=10, help="largest number of vertices")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one measurement")
+    parser.add_argument("--out", help="folder for a record of the result")
+    options = parser.parse_args()
+    config = {k: v for k, v in vars(options).items() if k != "out"}
+    if options.out:
+        gf.runs.record(options.out, {"benchmark": "bseries", **config}, lambda: compare(**config))
+    else:
+        compare(**config)
 
 
 if __name__ == "__main__":

@@ -81,5 +81,5 @@ def test_unknown_name_lists_the_known():
 def test_shipped_runs_tell_where_they_came_from(name):
     run = gf.runs.load(name)
     assert len(run.table) > 0
-    assert run.environment["command"].startswith("gdflows run ")
+    assert run.environment["command"].startswith(("gdflows run ", "bench_"))
     assert run.environment["seconds"] > 0
