@@ -1,6 +1,6 @@
 """Pictures of pages, as a reader sees them: desktop and phone width, light and dark.
 
-    python tools/look.py book/index book/1-integrators/euler --out /tmp/pictures [--height 3000]
+    python tools/look.py book/index book/1-integrators/euler --out pictures [--height 3000]
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Objective:
     dim : int, optional
         The number D of parameters. Without it, any length is taken.
     theta0 : Tensor, optional
-        A natural starting point, shape ``(D,)``; kept as :attr:`theta0`.
+        A natural starting point, shape ``(D,)``; kept as ``theta0``.
 
     Notes
     -----
@@ -95,7 +95,7 @@ class Objective:
         model : torch.nn.Module
             Parameters that require gradients become θ, in the order of
             ``model.named_parameters()``; shared parameters appear once. Buffers are used as they
-            are, and never changed. The module itself is left alone until :meth:`write`.
+            are, and never changed. The module itself is left alone until :meth:`~gdflows.objective.FlatModule.write`.
         loss : callable
             ``loss(model(x), y)``, a scalar.
         data : tuple of Tensor
@@ -431,7 +431,7 @@ def _pull_all(g: Tensor, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 class FlatModule(Objective):
-    """The loss of a torch module on fixed data: see :meth:`Objective.from_module`.
+    """The loss of a torch module on fixed data: see :meth:`gdflows.Objective.from_module`.
 
     Attributes
     ----------
