@@ -1,12 +1,16 @@
 """Modified equations: the literature's tables, two derivations, and the defining property."""
 
 from fractions import Fraction as F
+from functools import partial
 from math import comb
 
+import numpy as np
 import pytest
 import sympy
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
 
 from gdflows import bseries
 from gdflows.bseries import Tree, modified_equation, rooted_trees, taylor_matching
@@ -65,6 +69,36 @@ def test_tables_of_the_literature(method):
     for tree, value in TABLE[method].items():
         assert found[tree] == F(value), tree
     assert found["•"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "peer"),
+    [
+        ("explicit-euler", "euler"), ("implicit-euler", "backward_euler"),
+        ("midpoint", "implicit_midpoint"), ("explicit-midpoint", "midpoint"),
+        ("trapezoid", "crank_nicolson"), ("heun", "heun_rk2"), ("rk4", "rk4"),
+    ],
+)  # fmt: skip
+def test_tree_by_tree_beside_another_library_to_order_6(method, peer):
+    kauri = pytest.importorskip("kauri")
+
+    def ours(nested):  # their trees: nested tuples of the branches, each with a colour at its end
+        return Tree([ours(branch) for branch in nested[:-1]])
+
+    series = modified_equation(method, order=6)
+    field = getattr(kauri, peer).modified_equation_map()
+    trees = [t for t in kauri.trees_up_to_order(7) if t.nodes() > 0]
+    assert {ours(t.list_repr) for t in trees} == set(series.b)
+    for tree in trees:
+        assert float(series.b[ours(tree.list_repr)]) == pytest.approx(float(field(tree)), abs=1e-13)
+
+
+def test_reversed_and_symmetric_methods_to_order_6():
+    euler, back = (modified_equation(m, 6) for m in ("explicit-euler", "implicit-euler"))
+    assert all(back.b[t] == euler.b[t] * (-1) ** (t.order - 1) for t in euler.b)
+    for method in ("midpoint", "trapezoid"):
+        series = modified_equation(method, 6)
+        assert [bool(series.terms(n)) for n in range(7)] == [1, 0, 1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("method", bseries.METHODS)
@@ -137,6 +171,27 @@ def test_two_derivations_agree_in_the_plane_to_order_4(p, q):
     trees = modified_equation("explicit-euler", order=4).for_system(f, [x, y])
     total = sum((h**n * u for n, u in enumerate(taylor)), sympy.zeros(2, 1))
     assert (total - trees).applyfunc(sympy.expand) == sympy.zeros(2, 1)
+
+
+# One step for dy/dt = y², solved by hand: z stands for the midpoint or the new value.
+STEPS = {
+    "implicit-euler": (1 - sympy.sqrt(1 - 4 * h * y)) / (2 * h),
+    "midpoint": 2 * (1 - sympy.sqrt(1 - 2 * h * y)) / h - y,
+}
+
+
+@pytest.mark.parametrize("method", ["implicit-euler", "midpoint", "rk4"])
+def test_two_derivations_agree_for_other_methods_to_order_6(method):
+    if method == "rk4":
+        k1 = y**2
+        k2 = (y + h / 2 * k1) ** 2
+        k3 = (y + h / 2 * k2) ** 2
+        step = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + (y + h * k3) ** 2)
+    else:
+        step = STEPS[method].series(h, 0, 9).removeO()
+    taylor = sum(h**n * u for n, u in enumerate(taylor_matching(None, y, 6, step=step)))
+    trees = modified_equation(method, order=6).for_scalar(y**2, y)
+    assert sympy.expand(taylor - trees) == 0
 
 
 def test_taylor_matching_of_another_method():
@@ -252,6 +307,108 @@ def test_momentum_on_a_line_is_the_slow_root():
     assert float(value) == pytest.approx(math.log(root) / x, rel=1e-12)
 
 
+def scalar_heavy_ball(f, at, rate, beta, steps):
+    before = at
+    for _ in range(steps):
+        before, at = at, at + beta * (at - before) + rate * f(at)
+    return at
+
+
+def scalar_nesterov(f, at, rate, beta, steps):
+    before = at
+    for _ in range(steps):
+        ahead = at + beta * (at - before)
+        before, at = at, ahead + rate * f(ahead)
+    return at
+
+
+def torch_nesterov(f, at, rate, beta, steps):
+    theta = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.SGD([theta], lr=rate, momentum=beta, nesterov=True)
+    for _ in range(steps):
+        theta.grad = torch.tensor(-f(theta.item()), dtype=torch.float64)
+        optimiser.step()
+    return theta.item()
+
+
+MOMENTUM = {
+    "heavy ball": (bseries.heavy_ball, scalar_heavy_ball),
+    "Nesterov": (bseries.nesterov, scalar_nesterov),
+    "torch's Nesterov": (partial(bseries.nesterov, lookahead=True), torch_nesterov),
+}
+
+
+@pytest.mark.parametrize("order", range(5))
+@pytest.mark.parametrize("which", MOMENTUM)
+def test_momentum_from_rest_has_global_order_n_plus_1(which, order):
+    make, descend = MOMENTUM[which]
+    f = sympy.sin(y) - y / 3 + sympy.Rational(1, 5)
+    series, force = make("1/2", order), sympy.lambdify(y, f)
+    field, shift = series.lambdify(f, y), series.shift.lambdify(f, y)
+    errors, counts = {True: [], False: []}, np.array([480, 640] if order < 4 else [240, 320])
+    for count in counts:
+        rate = 2 / count
+        end = descend(force, 0.3, rate, 0.5, count)
+        for shifted, found in errors.items():
+            start = 0.3 + shifted * rate * shift(np.array([0.3]), rate)
+            path = solve_ivp(
+                lambda t, u, rate=rate: field(u, rate), (0, 2), np.atleast_1d(start),
+                method="DOP853", rtol=3e-14, atol=1e-16,
+            )  # fmt: skip
+            found.append(abs(path.y[0, -1] - end))
+    slopes = {k: -np.diff(np.log(e))[0] / np.diff(np.log(counts))[0] for k, e in errors.items()}
+    assert slopes[True] == pytest.approx(order + 1, abs=0.2), (slopes, errors)
+    if order > 0:  # unshifted: order 1 whatever n
+        assert slopes[False] == pytest.approx(1, abs=0.1)
+
+
+def test_the_two_forms_of_nesterov_part_at_h_squared():
+    points, ahead = bseries.nesterov("1/2", 2), bseries.nesterov("1/2", 2, lookahead=True)
+    assert all(points.terms(n) == ahead.terms(n) for n in (0, 1))
+    assert points.terms(2) != ahead.terms(2)
+    none = [bseries.nesterov(0, 4, lookahead=x) for x in (False, True)]
+    euler = modified_equation("explicit-euler", 4)
+    assert all(s.b == euler.b and len(s.shift) == 0 for s in none)
+
+
+def test_the_shift_of_heavy_ball():
+    B = F(1, 3)
+    shift = bseries.heavy_ball(B, 3).shift
+    assert shift.coefficient(DOT) == -B / (1 - B) ** 2
+    assert shift.latex(largest=0) == r"\Delta\theta_0 / h = -\frac{3}{4}\,f"
+
+
+def test_plain_functions_of_numpy_and_torch():
+    x = sympy.Symbol("x")
+    series = modified_equation("explicit-euler", 2)
+    f = [sympy.sqrt(2) * sympy.sin(x) * y, 3]
+    exact = series.for_system(f, [x, y])
+    points = np.linspace(0.1, 0.9, 6).reshape(2, 3)
+    want = np.array([[float(e.subs({x: a, y: b, h: 0.25})) for a, b in points.T] for e in exact])
+    numpy, torch_ = (series.lambdify(f, [x, y], modules=m) for m in ("numpy", "torch"))
+    np.testing.assert_allclose(numpy(points, 0.25), want, rtol=1e-14)
+    got = torch_(torch.from_numpy(points).requires_grad_(), 0.25)
+    assert got.requires_grad and got.dtype == torch.float64
+    np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-14)
+    constant = series.lambdify(2, y)
+    assert constant(points, 0.25).tolist() == np.full((2, 3), 2.0).tolist()
+
+
+def test_printing_as_text_and_as_a_table():
+    series = modified_equation("explicit-euler", order=4)
+    text = series.unicode()
+    assert text.startswith("ẏ = f − h 1/2 f′f + h²(1/12 f″(f, f) + 1/3 f′f′f)")
+    assert "1/180 f′f‴(f, f, f)" in text and "h⁴(−1/720 f⁽⁴⁾(f, f, f, f)" in text
+    assert "1/720 ∇⁵E[g, g, g, g]" in series.unicode(loss=True)
+    assert "H^{10}g" in modified_equation("explicit-euler", 10).latex(loss=True)
+    table = series.table(loss=True)
+    assert table.groupby("order").size().tolist() == [1, 1, 2, 4, 9]
+    cherry = table[table.tree == bushy(2)].iloc[0]
+    assert (cherry.term, cherry.coefficient) == ("T[g, g]", F(-1, 12))
+    assert (cherry.symmetry, cherry.density) == (2, 3)
+    assert len(series.table(zeros=False)) == len(series)
+
+
 def test_printing():
     series = modified_equation("explicit-euler", order=3)
     text = series.latex(loss=True)
@@ -271,6 +428,13 @@ BAD = {
     "unknown name": (lambda: modified_equation("euler", 2), "explicit-euler"),
     "no method": (lambda: modified_equation(3, 2), "tableau (A, b)"),
     "negative order": (lambda: modified_equation("rk4", -1), "got -1"),
+    "order that is no whole number": (lambda: modified_equation("rk4", 2.5), "got 2.5"),
+    "order that is no number": (lambda: modified_equation("rk4", "2"), "got '2'"),
+    "another library": (lambda: modified_equation("rk4", 1).lambdify(y, y, "jax"), "got 'jax'"),
+    "too few components": (
+        lambda: modified_equation("rk4", 1).lambdify([y, y], [y, h])(np.ones(3), 0.1),
+        "2 components, y has 3",
+    ),
     "order of another series": (lambda: modified_equation("rk4", 2).terms(3), "0 … 2"),
     "tree beyond the series": (
         lambda: modified_equation("rk4", 2).coefficient(bushy(5)),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import factorial
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from gdflows.bseries.methods import Method, get_method
@@ -60,10 +61,18 @@ class ModifiedEquation:
         The highest power of h.
     name : str
         Of the method.
+    left : str, optional
+        What :meth:`latex` writes left of the equals sign, if not the derivative of y or θ.
     """
 
-    def __init__(self, coefficients: dict[Tree, Fraction], order: int, name: str):
-        self.b, self.order, self.name = coefficients, order, name
+    def __init__(
+        self,
+        coefficients: dict[Tree, Fraction],
+        order: int,
+        name: str,
+        left: str | None = None,
+    ):
+        self.b, self.order, self.name, self.left = coefficients, order, name, left
 
     def terms(self, order: int, *, zeros: bool = False) -> list[Term]:
         """The terms of one power of h; also those with coefficient 0, if asked."""
@@ -178,6 +187,46 @@ class ModifiedEquation:
             total += h**t.order * _sympy(t.coefficient) * differential(t.tree)
         return total.applyfunc(sympy.expand)
 
+    def lambdify(self, f, symbols, modules: str = "numpy") -> Callable:
+        """The modified field of a formula as a plain function of NumPy or torch.
+
+        Parameters
+        ----------
+        f : sympy.Expr or sequence of sympy.Expr
+            The right-hand side of dy/dt = f(y).
+        symbols : sympy.Symbol or sequence of sympy.Symbol
+            y, or its components.
+        modules : {"numpy", "torch"}
+            Whose arrays the function takes and returns.
+
+        Returns
+        -------
+        callable
+            ``field(y, h)``, of y's shape. For a system y's first axis holds the components, and
+            whatever axes follow are points; for a scalar equation every entry is a point.
+
+        Raises
+        ------
+        InputError
+            If ``modules`` is neither.
+
+        Examples
+        --------
+        >>> import numpy, sympy, gdflows as gf
+        >>> y = sympy.Symbol("y")
+        >>> field = gf.bseries.modified_equation("explicit-euler", order=1).lambdify(y**2, y)
+        >>> field(numpy.array([1.0, 2.0]), 0.25)
+        array([0.75, 2.  ])
+        """
+        import sympy
+
+        from gdflows.bseries.symbolic import plain_function
+
+        h = sympy.Dummy("h")
+        if isinstance(symbols, sympy.Symbol):
+            return plain_function(self.for_scalar(f, symbols, h), symbols, h, modules)
+        return plain_function(list(self.for_system(f, symbols, h)), list(symbols), h, modules)
+
     def latex(self, *, loss: bool = False, largest: int | None = None) -> str:
         r"""The equation in LaTeX.
 
@@ -193,34 +242,42 @@ class ModifiedEquation:
         str
             Without dollar signs.
         """
-        import sympy
+        from gdflows.bseries.printing import equation
 
-        from gdflows.bseries.printing import latex_differential
+        return equation(self, "latex", loss, largest)
 
-        lines = []
-        for order in range((self.order if largest is None else largest) + 1):
-            terms = self.terms(order)
-            if not terms:
-                continue
-            body = ""
-            for t in terms:
-                c = t.loss_coefficient if loss else t.coefficient
-                number = "" if abs(c) == 1 else sympy.latex(_sympy(abs(c))) + r"\,"
-                sign = ("-" if c < 0 else "") if not body else (" - " if c < 0 else " + ")
-                body += sign + number + latex_differential(t.tree, loss)
-            power = {0: "", 1: "h"}.get(order, f"h^{{{order}}}")
-            if not power:
-                lines.append(body)
-            elif len(terms) == 1:
-                lines.append(
-                    (" - " + power + r"\," + body[1:])
-                    if body[0] == "-"
-                    else " + " + power + r"\," + body
-                )
-            else:
-                lines.append(" + " + power + r"\Bigl(" + body + r"\Bigr)")
-        left = r"\dot\theta = " if loss else r"\dot y = "
-        return left + "".join(lines)
+    def unicode(self, *, loss: bool = False, largest: int | None = None) -> str:
+        """The equation in plain text, parameters as for :meth:`latex`.
+
+        Examples
+        --------
+        >>> import gdflows as gf
+        >>> gf.bseries.modified_equation("explicit-euler", order=2).unicode(loss=True)
+        'θ̇ = −g − h 1/2 Hg + h²(−1/12 T[g, g] − 1/3 H²g)'
+        """
+        from gdflows.bseries.printing import equation
+
+        return equation(self, "unicode", loss, largest)
+
+    def table(self, *, loss: bool = False, zeros: bool = True):
+        """The terms as a table, one row a tree.
+
+        Parameters
+        ----------
+        loss : bool
+            Write the terms for f = −∇E, in derivatives of the loss.
+        zeros : bool
+            Also the trees whose coefficient is 0.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by ``order``, the power of h; columns ``tree``, ``term``, ``symmetry``,
+            ``density`` and ``coefficient`` (a Fraction, symmetry divided out).
+        """
+        from gdflows.bseries.printing import table
+
+        return table(self, loss, zeros)
 
     def _repr_latex_(self) -> str:
         return f"${self.latex()}$"
@@ -291,8 +348,8 @@ def match(
     dict of Tree to Fraction
         b(τ), symmetry not divided out.
     """
-    if order < 0 or int(order) != order:
-        raise InputError(f"order is the highest power of h, a whole number from 0; got {order}.")
+    if not isinstance(order, Integral) or order < 0:
+        raise InputError(f"order is the highest power of h, a whole number from 0; got {order!r}.")
     first = Fraction(step_weight(1))
     # powers[j][τ]: the weight of D^{j-1} f̃ at τ
     powers: dict[int, dict[Tree, Fraction]] = {1: {}}

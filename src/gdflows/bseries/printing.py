@@ -1,37 +1,139 @@
-"""How trees and elementary differentials look: LaTeX, Unicode, pictures."""
+"""How trees and elementary differentials look: LaTeX, Unicode, tables, pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
 from gdflows.bseries.trees import Tree
 
-_DOTS = {0: "f", 1: "f'", 2: "f''", 3: "f'''"}
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gdflows.bseries.modified import ModifiedEquation
+
+
+@dataclass(frozen=True)
+class _Style:
+    """What LaTeX and plain text write differently."""
+
+    derivative: Callable[[int], str]  # f with so many primes
+    loss: Callable[[int], str]  # the m-th derivative of E, m ≥ 4
+    raised: Callable[[int], str]  # an exponent of 2 or more
+    number: Callable[[Fraction], str]
+    minus: str
+    thin: str  # between factors
+    brackets: tuple[str, str]
+    dots: tuple[str, str]  # the derivatives of y and of θ
+
+
+def _latex_number(c: Fraction) -> str:
+    return str(c) if c.denominator == 1 else rf"\frac{{{c.numerator}}}{{{c.denominator}}}"
+
+
+def _superscript(text: str) -> str:
+    return text.translate(str.maketrans("0123456789()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾"))
+
+
+STYLES = {
+    "latex": _Style(
+        derivative=lambda m: "f" + "'" * m if m <= 3 else f"f^{{({m})}}",
+        loss=lambda m: rf"\nabla^{{{m}}}E",
+        raised=lambda n: f"^{n}" if n <= 9 else f"^{{{n}}}",
+        number=_latex_number,
+        minus="-",
+        thin=r"\,",
+        brackets=(r"\Bigl(", r"\Bigr)"),
+        dots=(r"\dot y", r"\dot\theta"),
+    ),
+    "unicode": _Style(
+        derivative=lambda m: (
+            "f" + ("", "′", "″", "‴")[m] if m <= 3 else "f" + _superscript(f"({m})")
+        ),
+        loss=lambda m: f"∇{_superscript(str(m))}E",
+        raised=lambda n: _superscript(str(n)),
+        number=str,
+        minus="−",
+        thin=" ",
+        brackets=("(", ")"),
+        dots=("ẏ", "θ̇"),
+    ),
+}
+
+
+def differential(tree: Tree, style: str, loss: bool = False) -> str:
+    """F(τ) as ``"latex"`` or ``"unicode"``, of f or (without its sign) in derivatives of a loss."""
+    s, m = STYLES[style], len(tree.branches)
+    if loss and m == 1:  # a run of single branches: H H H g as H^3 g
+        n, end = 0, tree
+        while len(end.branches) == 1:
+            n, end = n + 1, end.branches[0]
+        return "H" + (s.raised(n) if n > 1 else "") + differential(end, style, loss)
+    inner = [differential(b, style, loss) for b in tree.branches]
+    if loss:
+        name = {0: "g", 2: "T"}.get(m) or s.loss(m + 1)
+        return name + ("[" + ", ".join(inner) + "]" if inner else "")
+    if m == 1:
+        return s.derivative(1) + inner[0]
+    return s.derivative(m) + ("(" + ", ".join(inner) + ")" if inner else "")
 
 
 def latex_differential(tree: Tree, loss: bool = False) -> str:
     r"""F(τ) in LaTeX: ``f''(f, f'f)``; or in derivatives of a loss, ``T[g, Hg]``, without sign."""
-    m = len(tree.branches)
-    inner = [latex_differential(b, loss) for b in tree.branches]
-    if loss:
-        if m == 0:
-            return "g"
-        if m == 1:
-            return _power("H", tree, loss)
-        name = "T" if m == 2 else rf"\nabla^{{{m + 1}}}E"
-        return name + "[" + ", ".join(inner) + "]"
-    name = _DOTS.get(m, f"f^{{({m})}}")
-    if m == 0:
-        return name
-    if m == 1:
-        return name + inner[0]
-    return name + "(" + ", ".join(inner) + ")"
+    return differential(tree, "latex", loss)
 
 
-def _power(letter: str, tree: Tree, loss: bool) -> str:
-    """A run of single branches: H H H g as H^3 g."""
-    n = 0
-    while len(tree.branches) == 1:
-        n, tree = n + 1, tree.branches[0]
-    return letter + (f"^{n}" if n > 1 else "") + latex_differential(tree, loss)
+def equation(series: ModifiedEquation, style: str, loss: bool, largest: int | None) -> str:
+    """The whole equation: see :meth:`gdflows.bseries.ModifiedEquation.latex`."""
+    s, out = STYLES[style], ""
+    for order in range((series.order if largest is None else largest) + 1):
+        terms = series.terms(order)
+        if not terms:
+            continue
+        body = ""
+        for t in terms:
+            c = t.loss_coefficient if loss else t.coefficient
+            sign = s.minus if c < 0 else ""
+            if body:
+                sign = f" {sign or '+'} "
+            number = "" if abs(c) == 1 else s.number(abs(c)) + s.thin
+            body += sign + number + differential(t.tree, style, loss)
+        if order == 0:
+            out += body
+            continue
+        power = "h" if order == 1 else "h" + _h_power(style, order)
+        if len(terms) > 1:
+            out += f" + {power}{s.brackets[0]}{body}{s.brackets[1]}"
+        elif body.startswith(s.minus):
+            out += f" {s.minus} {power}{s.thin}{body.removeprefix(s.minus)}"
+        else:
+            out += f" + {power}{s.thin}{body}"
+    return f"{series.left or s.dots[loss]} = {out or '0'}"
+
+
+def _h_power(style: str, n: int) -> str:
+    return f"^{{{n}}}" if style == "latex" else _superscript(str(n))
+
+
+def table(series: ModifiedEquation, loss: bool, zeros: bool) -> pd.DataFrame:
+    """The terms as rows: see :meth:`gdflows.bseries.ModifiedEquation.table`."""
+    import pandas as pd
+
+    rows = [
+        {
+            "order": t.order,
+            "tree": t.tree,
+            "term": differential(t.tree, "unicode", loss),
+            "symmetry": t.tree.symmetry,
+            "density": t.tree.density,
+            "coefficient": t.loss_coefficient if loss else t.coefficient,
+        }
+        for order in range(series.order + 1)
+        for t in series.terms(order, zeros=zeros)
+    ]
+    return pd.DataFrame(rows).set_index("order")
 
 
 def svg(tree: Tree, *, size: int = 14) -> str:

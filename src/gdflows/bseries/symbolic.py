@@ -5,6 +5,8 @@ An independent second derivation of what :mod:`gdflows.bseries.modified` gets fr
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from gdflows.errors import InputError
 
 
@@ -61,8 +63,8 @@ def taylor_matching(f, symbols, order: int, *, step=None, h=None) -> list:
     """
     import sympy  # slow to load, and flows do not need it
 
-    if order < 0:
-        raise InputError(f"order is the highest power of h, a whole number from 0; got {order}.")
+    if not isinstance(order, Integral) or order < 0:
+        raise InputError(f"order is the highest power of h, a whole number from 0; got {order!r}.")
     h = sympy.Symbol("h") if h is None else h
     scalar = isinstance(symbols, sympy.Symbol)
     ys = [symbols] if scalar else list(symbols)
@@ -109,3 +111,37 @@ def taylor_matching(f, symbols, order: int, *, step=None, h=None) -> list:
         fs.append(new)
         powers[0].append(new)
     return [u[0] for u in fs] if scalar else fs
+
+
+def plain_function(field, symbols, h, modules: str):
+    """``field(y, h)`` of NumPy or torch: see :meth:`ModifiedEquation.lambdify`."""
+    import sympy
+
+    if modules == "numpy":
+        import numpy as library
+    elif modules == "torch":
+        import torch as library
+    else:
+        raise InputError(f"modules must be numpy or torch, got {modules!r}.")
+    if modules == "torch":  # its functions take no bare numbers: √2 must be one before
+
+        def rounded(e):
+            return sympy.sympify(e).replace(
+                lambda x: x.is_number and not x.is_Rational, lambda x: x.evalf(17)
+            )
+
+        field = [rounded(e) for e in field] if isinstance(field, list) else rounded(field)
+    raw = sympy.lambdify([symbols, h], field, modules=modules, cse=True)
+
+    def function(y, h):
+        if modules == "torch":
+            h = library.as_tensor(h, dtype=y.dtype, device=y.device)
+        if not isinstance(field, list):
+            return raw(y, h) + 0 * y
+        if len(y) != len(field):
+            raise InputError(f"The system has {len(field)} components, y has {len(y)}.")
+        values = raw(y, h)
+        # a component that does not depend on y comes out as a bare number
+        return library.stack([value + 0 * part for value, part in zip(values, y, strict=True)])
+
+    return function

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property, total_ordering
 from math import factorial
+from numbers import Integral
 
 from gdflows.errors import InputError
 
@@ -109,8 +110,8 @@ def rooted_trees(order: int) -> tuple[Tree, ...]:
     InputError
         If it is below 1.
     """
-    if order < 1:
-        raise InputError(f"A rooted tree has at least one vertex, got order {order}.")
+    if not isinstance(order, Integral) or order < 1:
+        raise InputError(f"A rooted tree has at least one vertex, got order {order!r}.")
     return tuple(sorted(Tree(b) for b in _forests(order - 1, order - 1, None)))
 
 
