@@ -98,11 +98,53 @@ def test_a_network_without_the_derivatives_is_warned_of():
 
 
 @pytest.mark.parametrize(
+    ("activation", "name"),
+    [
+        (torch.nn.functional.relu, "ReLU"),
+        (lambda x: x.clamp(min=0), "clamp"),
+        (torch.nn.functional.elu, "ELU"),
+        (torch.abs, "abs"),
+    ],
+)
+def test_a_function_with_kinks_is_warned_of_at_the_first_evaluation(activation, name):
+    E = gf.Objective(lambda theta: activation(theta).square().sum(), dim=3)
+    flow = Truncated(E, 0.1, 2)
+    with pytest.warns(UserWarning, match=name):
+        flow.vector_field(torch.ones(3, dtype=f64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.vector_field(torch.ones(3, dtype=f64))  # once
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_flow_of_heavy_ball_on_a_network(order):
+    E, theta, _ = tanh_network()
+    series = gf.bseries.heavy_ball("1/2", order)
+    errors, counts = [], np.array([160, 320])
+    for count in counts:
+        lr = 0.5 / count
+        at, v = theta, torch.zeros_like(theta)
+        for _ in range(count):
+            v = 0.5 * v + E.grad(at)
+            at = at - lr * v
+        start = theta + lr * Truncated(E, lr, order, series=series.shift).vector_field(theta)
+        flow = Truncated(E, lr, order, series=series)
+        errors.append(float((gf.integrate(flow, start, t=0.5, rtol=1e-12).states[-1] - at).norm()))
+    slope = -np.diff(np.log(errors))[0] / np.diff(np.log(counts))[0]
+    assert slope == pytest.approx(order + 1, abs=0.1), errors
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"order": -1}, "got -1"),
         ({"order": 2, "method": "magic"}, "'magic'"),
         ({"order": 2, "lr": 0.0}, "lr must be positive"),
+        ({"order": 2, "series": gf.bseries.heavy_ball(0, 1)}, "stops at h"),
+        (
+            {"order": 1, "series": gf.bseries.heavy_ball(0, 1), "method": "differences"},
+            "gradient descent alone",
+        ),
     ],
 )
 def test_bad_input(arguments, words):

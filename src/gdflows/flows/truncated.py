@@ -6,30 +6,50 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gdflows.bseries import Tree, modified_equation
+from gdflows.bseries import ModifiedEquation, Tree, modified_equation
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
-from gdflows.objective import FlatModule, Objective
+from gdflows.objective import Objective
 
 METHODS = ("derivatives", "differences")
 
-#: Layers that are not three times differentiable, with what they do have.
-KINKED = (
-    torch.nn.ReLU,
-    torch.nn.ReLU6,
-    torch.nn.LeakyReLU,
-    torch.nn.PReLU,
-    torch.nn.Hardtanh,
-    torch.nn.Hardswish,
-    torch.nn.Threshold,
-    torch.nn.ELU,
-    torch.nn.CELU,
-    torch.nn.SELU,
-    torch.nn.MaxPool1d,
-    torch.nn.MaxPool2d,
-    torch.nn.MaxPool3d,
-)
+#: Functions that are not three times differentiable, as torch calls them.
+KINKED = {
+    "relu": "ReLU",
+    "threshold": "Threshold",
+    "leaky_relu": "LeakyReLU",
+    "_prelu_kernel": "PReLU",
+    "hardtanh": "Hardtanh or ReLU6",
+    "hardswish": "Hardswish",
+    "hardsigmoid": "Hardsigmoid",
+    "elu": "ELU or SELU",
+    "celu": "CELU",
+    "abs": "abs",
+    "clamp": "clamp",
+    "clamp_min": "clamp",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "huber_loss": "Huber's loss",
+    "smooth_l1_loss": "smooth L1 loss",
+    **{f"max_pool{d}d_with_indices": f"max-pooling in {d}-D" for d in (1, 2, 3)},
+    **{f"adaptive_max_pool{d}d": f"max-pooling in {d}-D" for d in (1, 2, 3)},
+}
+
+
+class _Listener(TorchDispatchMode):
+    """Notes which functions with kinks are called while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__.removesuffix("_")
+        if name in KINKED:
+            self.heard.add(KINKED[name])
+        return func(*args, **(kwargs or {}))
 
 
 class Truncated(Flow):
@@ -61,10 +81,16 @@ class Truncated(Flow):
         the logarithm of the shift along the iterates, cut off. It differs from the terms by
         :math:`O(h^{n+1})`, so the order is the same; on a quadratic they are equal.
 
+    series : ModifiedEquation, optional
+        Another method's equation in place of gradient descent's, say
+        ``gdflows.bseries.heavy_ball("9/10", order)``, cut off after ``order``; also the ``shift``
+        of one with momentum. By derivatives only.
+
     Warns
     -----
     UserWarning
-        At order 2 and above, if the network has layers such as ReLU that lack the derivatives.
+        By derivatives of order 2 and above, if the loss calls functions such as ReLU that lack
+        them: when it is made if the objective has a starting point, else at the first evaluation.
 
     Raises
     ------
@@ -77,22 +103,49 @@ class Truncated(Flow):
     (2021); Rosca et al. (2023), eqs. 3 and 8.
     """
 
-    def __init__(self, objective: Objective, lr: float, order: int, *, method: str = "derivatives"):
+    def __init__(
+        self,
+        objective: Objective,
+        lr: float,
+        order: int,
+        *,
+        method: str = "derivatives",
+        series: ModifiedEquation | None = None,
+    ):
         super().__init__(objective, lr)
         if method not in METHODS:
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         self.order, self.method = order, method
         self.series = modified_equation("explicit-euler", order)  # checks the order
         self.label = {0: "NGF", 1: "IGR", 2: "third order"}.get(order, f"order {order}")
-        if order >= 2 and method == "derivatives" and isinstance(objective, FlatModule):
-            kinked = {type(m).__name__ for m in objective.model.modules() if isinstance(m, KINKED)}
-            if kinked:
-                warnings.warn(
-                    f"Order {order} needs {order + 1} derivatives, and {', '.join(sorted(kinked))} "
-                    "has fewer: what happens at its kinks is lost, and with it the order of "
-                    "accuracy. Use a smooth activation (tanh, GELU), or order 0 or 1.",
-                    stacklevel=2,
+        if series is not None:
+            if method != "derivatives":
+                raise InputError(
+                    "The difference formula holds for gradient descent alone; leave series out, "
+                    'or use method="derivatives".'
                 )
+            if order > series.order:
+                raise InputError(f"The series given stops at h^{series.order}, below {order}.")
+            self.series, self.label = series, f"{series.name}, order {order}"
+        self._unchecked = order >= 2 and method == "derivatives"
+        if self._unchecked and objective.theta0 is not None:
+            self._check_smooth(objective.theta0)
+
+    def _check_smooth(self, theta: Tensor) -> None:
+        """Warn if the loss is made with functions that lack the derivatives."""
+        self._unchecked = False
+        # with gradients on, or torch may take a fused path in which the functions cannot be heard
+        x = theta.detach().clone().requires_grad_()
+        with torch.enable_grad(), _Listener() as listener:
+            self.objective.terms[0](x)
+        if listener.heard:
+            warnings.warn(
+                f"Order {self.order} needs {self.order + 1} derivatives, and "
+                f"{', '.join(sorted(listener.heard))} has fewer: what happens at its kinks is "
+                "lost, and with it the order of accuracy. Use a smooth activation (tanh, GELU), "
+                "or order 0 or 1.",
+                stacklevel=3,
+            )
 
     def vector_field(self, theta: Tensor) -> Tensor:
         return (
@@ -100,6 +153,8 @@ class Truncated(Flow):
         )
 
     def _derivatives(self, theta: Tensor) -> Tensor:
+        if self._unchecked:
+            self._check_smooth(theta)
         point = self.objective.at(theta)
         known: dict[Tree, Tensor] = {}
 
@@ -113,7 +168,7 @@ class Truncated(Flow):
             return known[tree]
 
         out = torch.zeros_like(theta)
-        for term in self.series:
+        for term in (t for n in range(self.order + 1) for t in self.series.terms(n)):
             out += self.lr**term.order * float(term.coefficient) * differential(term.tree)
         return out
 
