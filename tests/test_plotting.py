@@ -20,6 +20,7 @@ def test_slope_of_a_power_law(ax):
     x = np.array([0.1, 0.2, 0.4])
     assert gf.plotting.slope(ax, x, 3 * x**2.5, label="E") == pytest.approx(2.5, abs=1e-12)
     assert ax.get_legend_handles_labels()[1] == ["E: slope 2.50"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.1", "0.2", "0.4"]
     with pytest.raises(InputError, match="positive"):
         gf.plotting.slope(ax, x, -x)
 

@@ -95,7 +95,8 @@ class Objective:
         model : torch.nn.Module
             Parameters that require gradients become θ, in the order of
             ``model.named_parameters()``; shared parameters appear once. Buffers are used as they
-            are, and never changed. The module itself is left alone until :meth:`~gdflows.objective.FlatModule.write`.
+            are, and never changed. The module itself is left alone until
+            :meth:`~gdflows.objective.FlatModule.write`.
         loss : callable
             ``loss(model(x), y)``, a scalar.
         data : tuple of Tensor

@@ -117,6 +117,8 @@ def path(ax: Axes, trajectory: Trajectory, **kwargs) -> None:
 def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     """Points on log-log axes with their least-squares line.
 
+    Where ``x`` spans less than a decade, the axis is labelled at the points.
+
     Parameters
     ----------
     ax : Axes
@@ -140,4 +142,7 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text)
     for axis in (ax.xaxis, ax.yaxis):  # labels between the powers of ten run into one another
         axis.set_minor_formatter(NullFormatter())
+    if x.max() < 10 * x.min():  # too short to hold two powers of ten: label the points themselves
+        ax.set_xticks(x, [f"{value:.2g}" for value in x])
+        ax.xaxis.minorticks_off()
     return float(order)
