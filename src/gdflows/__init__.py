@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gdflows import curvature, errors, flows, probes
+from gdflows.flows import stability_coefficients
 from gdflows.integrate import descend, integrate
 from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
@@ -36,6 +37,7 @@ __all__ = [
     "probes",
     "problems",
     "runs",
+    "stability_coefficients",
 ]
 
 

@@ -13,6 +13,24 @@ class NonFiniteError(GdflowsError, ArithmeticError):
     """A loss or a derivative came out infinite or not a number."""
 
 
+class SingularityError(NonFiniteError):
+    """A function of the Hessian is infinite at one of its eigenvalues.
+
+    Attributes
+    ----------
+    eigenvalue : float or complex
+        Which.
+    """
+
+    def __init__(self, message, *, eigenvalue):
+        super().__init__(message)
+        self.eigenvalue = eigenvalue
+
+
+class ConvergenceError(GdflowsError, RuntimeError):
+    """An iteration did not reach its tolerance within its budget."""
+
+
 class IntegrationError(GdflowsError, RuntimeError):
     """A flow or an optimiser could not be followed to the time asked for.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,9 +31,13 @@ def integrate(
     atol: float | None = None,
     method: str = "DOP853",
     max_evaluations: int = 20_000,
+    real_every: float | None = None,
     progress: bool | None = None,
 ) -> Trajectory:
     """Follow a flow from θ₀ with an adaptive solver.
+
+    A flow that leaves the real numbers (the principal flow where hλ > 1) is followed there: the
+    states are then complex.
 
     Parameters
     ----------
@@ -47,14 +51,18 @@ def integrate(
     times : sequence of float, optional
         Return the states at these times instead, increasing from 0.
     rtol, atol : float
-        Tolerated local error, relative and absolute. ``atol`` is by default ``rtol`` times the
-        root mean square of θ₀ (of 1, if θ₀ is zero), since parameters are measured against one
-        another and not each against itself.
+        Tolerated local error, relative and absolute. ``atol`` is by default a third of
+        ``rtol`` times the root mean square of θ₀ (of 1, if θ₀ is zero), since parameters are
+        measured against one another and not each against itself.
     method : str
         One of scipy's solvers: ``"DOP853"`` (explicit, order 8), ``"RK45"``, ``"RK23"``, or for
         stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``.
     max_evaluations : int
         Give up after so many evaluations of the vector field.
+    real_every : float, optional
+        Go on from the real part of the state each time that so much flow time has passed, for
+        instance h. Gradient descent is real at every kh; an imaginary part that a model has
+        gathered there is error, and is carried no further. The states kept are those before.
     progress : bool, optional
         Show a progress bar. By default only on a terminal, after two seconds.
 
@@ -77,6 +85,11 @@ def integrate(
     Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I, sections II.5-6
     (DOP853); IV.2 of volume II (the stiffness estimate).
     """
+    if real_every is not None:
+        settings = {"rtol": rtol, "atol": atol, "method": method, "progress": progress}
+        return _with_restarts(
+            flow, theta0, t, times, real_every, max_evaluations=max_evaluations, **settings
+        )
     theta0 = theta0.detach()
     times, t = _check_times(times, t)
     if method not in METHODS:
@@ -91,14 +104,18 @@ def integrate(
     state = _State(flow, theta0)
     if atol is None:
         rms = float(torch.linalg.vector_norm(theta0)) / theta0.numel() ** 0.5
-        atol = rtol * (rms or 1.0)
+        atol = rtol / 3 * (rms or 1.0)
     counts0 = dict(flow.objective.cost)
     solver_class = _with_error(getattr(scipy.integrate, method))
     start = state.pack(theta0, flow.companions(theta0))
-    state.strict = True  # at the start a non-finite value is the caller's mistake
-    state(0.0, start)
-    state.strict = False
     kinds = {"rtol": rtol, "atol": atol}
+    state.strict = True  # at the start a non-finite value is the caller's mistake
+    try:
+        state(0.0, start)
+    except _LeavesTheReals:
+        start = state.widen(start)
+        state(0.0, start)
+    state.strict = False
     solver = solver_class(state, 0.0, start, t, **kinds)
 
     saved_t, saved_y, saved_error = [0.0], [start], [0.0]
@@ -132,7 +149,17 @@ def integrate(
     scale0 = 1.0 + float(np.linalg.norm(start))
     with _bar(t, progress, flow.label) as bar:
         while solver.status == "running":
-            solver.step()
+            if wanted:  # land on a time asked for if it is no shorter than half a step away:
+                near = wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
+                solver.t_bound = t if near else wanted[0]  # interpolation has no error control
+            try:
+                solver.step()
+            except _LeavesTheReals:
+                wide = state.widen(solver.y)
+                solver = solver_class(state, solver.t, wide, t, **kinds)
+                continue
+            if solver.status == "finished" and solver.t < t:
+                solver.status = "running"
             if solver.status == "failed":
                 grown = np.linalg.norm(solver.y) > 1e3 * scale0
                 if state.non_finite is not None and not grown:
@@ -258,6 +285,10 @@ def descend(
 # -- inside --------------------------------------------------------------------------------------
 
 
+class _LeavesTheReals(Exception):
+    """The vector field is complex at a real state."""
+
+
 class _State:
     """θ and its companions as one numpy vector, and the vector field on it."""
 
@@ -303,7 +334,72 @@ class _State:
             self.non_finite = str(e)
             return np.full_like(y, np.nan)
         self.non_finite = None
+        if np.iscomplexobj(rate) and not np.iscomplexobj(y):
+            raise _LeavesTheReals
         return rate
+
+    def widen(self, y: np.ndarray) -> np.ndarray:
+        """Let θ be complex from here on."""
+        self.theta0 = self.theta0.to(self.theta0.dtype.to_complex())
+        return y.astype(np.complex128)
+
+
+def _with_restarts(flow, theta0, t, times, period, *, max_evaluations, **settings) -> Trajectory:
+    """See ``real_every`` of :func:`integrate`."""
+    times, t = _check_times(times, t)
+    if not (np.isfinite(period) and period > 0):
+        raise InputError(f"real_every must be positive and finite, got {period}.")
+    if flow.companions(theta0):
+        raise InputError(f"{flow.label} carries companions, which real_every does not know.")
+    cuts = [*(period * k for k in range(int(np.ceil(t / period - 1e-9)))), t]
+    pieces, theta, spent = [], theta0, 0
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        if times is None:
+            when = {"t": end - begin}
+        else:
+            inside = [x - begin for x in times if begin + 1e-9 * period < x < end - 1e-9 * period]
+            when = {"times": [0.0, *inside, end - begin]}
+        try:
+            piece = integrate(
+                flow, theta, **when, max_evaluations=max(1, max_evaluations - spent), **settings
+            )
+        except IntegrationError as e:
+            raise IntegrationError(
+                f"After a restart from the real part at t = {begin:.6g}: {e}",
+                cause=e.cause,
+                time=begin + e.time,
+                norm=e.norm,
+                partial=_join([*pieces, (begin, e.partial)], times),
+            ) from e
+        pieces.append((begin, piece))
+        spent += piece.cost["evaluations"]
+        theta = piece.states[-1]
+        theta = theta.real.contiguous() if theta.is_complex() else theta
+    return _join(pieces, times)
+
+
+def _join(pieces: list[tuple[float, Trajectory]], times: list[float] | None) -> Trajectory:
+    """Trajectories that follow on one another, each with its beginning; at given times only."""
+    first = pieces[0][1]
+    at = torch.cat([first.times[:1], *(begin + p.times[1:] for begin, p in pieces)])
+    kept = torch.ones(len(at), dtype=torch.bool)
+    if times is not None:
+        wanted = torch.tensor(times, dtype=torch.float64)
+        kept = ((at[:, None] - wanted).abs() <= 1e-9 * wanted[-1]).any(1)
+    dtype = max((p.states.dtype for _, p in pieces), key=lambda d: d.is_complex)
+    states = [first.states[:1], *(p.states[1:] for _, p in pieces)]
+    error = None
+    if all(p.error is not None for _, p in pieces):
+        before = np.cumsum([0.0, *(float(p.error[-1]) for _, p in pieces)])
+        parts = [b + p.error[1:] for b, (_, p) in zip(before, pieces, strict=False)]
+        error = torch.cat([first.error[:1], *parts])[kept]
+    return Trajectory(
+        times=at[kept],
+        states=torch.cat([s.to(dtype) for s in states])[kept],
+        label=first.label,
+        cost=dict(sum((Counter(p.cost) for _, p in pieces), Counter())),
+        error=error,
+    )
 
 
 def _with_error(base: type) -> type:

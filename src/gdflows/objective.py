@@ -405,7 +405,7 @@ def _derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
             f"the Cauchy-Riemann equations fail by {gap / scale:.1e} of the gradient. "
             "Look for abs, conj, .real or a kernel written for real numbers."
         )
-    return g.conj()
+    return g.conj().resolve_conj()
 
 
 def _pull(g: Tensor, v: Tensor, x: Tensor, graph: bool = False) -> Tensor:
@@ -421,7 +421,7 @@ def _pull(g: Tensor, v: Tensor, x: Tensor, graph: bool = False) -> Tensor:
     (out,) = torch.autograd.grad(
         s.real, x, retain_graph=True, create_graph=graph, materialize_grads=True
     )
-    return out.conj()
+    return out.conj().resolve_conj()
 
 
 def _pull_all(g: Tensor, vectors: Sequence[Tensor], x: Tensor) -> Tensor:

@@ -49,9 +49,14 @@ def render(url: str, milliseconds: int = 15_000) -> Rendered:
             "--enable-logging=stderr", "--v=0", url,
         ])
         hosts = other_hosts(log.read_text(), urlsplit(url).hostname)
-    errors = re.findall(r":(?:ERROR|INFO):CONSOLE[^\]]*\] (.*)", done.stderr)
-    bad = [e for e in errors if re.search(r"[Ee]rror|Failed|Uncaught|Refused", e)]
-    return Rendered(done.stdout, hosts, bad)
+    console = re.findall(r":(?:ERROR|INFO):CONSOLE[^\]]*\] (.*)", done.stderr)
+    return Rendered(done.stdout, hosts, [line for line in console if is_error(line)])
+
+
+def is_error(line: str) -> bool:
+    """Whether a line of the console tells of an error; a page's own name may hold the word."""
+    words = re.sub(r"\w+://\S+", "", line)
+    return bool(re.search(r"[Ee]rror|Failed|Uncaught|Refused", words))
 
 
 def other_hosts(net_log: str, own: str | None) -> list[str]:

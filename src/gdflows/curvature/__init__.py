@@ -1,5 +1,6 @@
 """Curvature of a loss without its Hessian."""
 
 from gdflows.curvature.eigen import Eigenpairs, bottom_eigenpairs, top_eigenpairs
+from gdflows.curvature.function import Applied, apply_function
 
-__all__ = ["Eigenpairs", "bottom_eigenpairs", "top_eigenpairs"]
+__all__ = ["Applied", "Eigenpairs", "apply_function", "bottom_eigenpairs", "top_eigenpairs"]

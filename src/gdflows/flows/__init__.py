@@ -2,6 +2,28 @@
 
 from gdflows.flows.base import Flow
 from gdflows.flows.gradient import IGR, NGF
+from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
+from gdflows.flows.stability import (
+    StabilityCoefficients,
+    classify,
+    jacobian,
+    jacobian_eigenvalue,
+    stability_coefficients,
+)
 from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 
-__all__ = ["IGR", "NGF", "Flow", "Truncated", "third_order_nonprincipal"]
+__all__ = [
+    "IGR",
+    "NGF",
+    "Flow",
+    "PrincipalFlow",
+    "StabilityCoefficients",
+    "Truncated",
+    "alpha",
+    "classify",
+    "jacobian",
+    "jacobian_eigenvalue",
+    "log_multiplier",
+    "stability_coefficients",
+    "third_order_nonprincipal",
+]
