@@ -37,7 +37,8 @@ class IntegrationError(GdflowsError, RuntimeError):
     Attributes
     ----------
     cause : str
-        ``"blow-up"``, ``"non-finite"``, ``"stiffness"`` or ``"budget"``.
+        ``"blow-up"``, ``"non-finite"``, ``"stiffness"``, ``"budget"``, or ``"obstacle"``: the
+        flow itself has no way on.
     time : float
         Flow time (or step times learning rate) of the last good state.
     norm : float

@@ -147,6 +147,7 @@ def integrate(
         )
 
     scale0 = 1.0 + float(np.linalg.norm(start))
+    longest, collapsed = 0.0, 0
     with _bar(t, progress, flow.label) as bar:
         while solver.status == "running":
             if wanted:  # land on a time asked for if it is no shorter than half a step away:
@@ -174,6 +175,12 @@ def integrate(
             if not np.linalg.norm(solver.y) < RUNAWAY * scale0:
                 fail("blow-up", f"the norm has grown by more than {RUNAWAY:.0e}.")
             error = None if solver.local_error is None else error + solver.local_error
+            longest = max(longest, solver.step_size)
+            collapsed = collapsed + 1 if solver.step_size < 0.01 * longest else 0
+            if collapsed and collapsed % 8 == 0:
+                reason = flow.obstacle(state.unpack(solver.y)[0])
+                if reason is not None:
+                    fail("obstacle", reason)
 
             if wanted is None:
                 saved_t.append(float(solver.t))

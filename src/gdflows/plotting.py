@@ -21,6 +21,7 @@ COLOURS = {
     "IGR": "#E69F00",
     "third order": "#56B4E9",
     "PF": "#D55E00",
+    "PF + term": "#882255",
     "central": "#009E73",
     "rod": "#CC79A7",
 }

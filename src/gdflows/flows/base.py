@@ -53,6 +53,10 @@ class Flow(ABC):
         """The joint vector field: dθ/dt and the time derivatives of the companions."""
         return self.vector_field(theta), {}
 
+    def obstacle(self, theta: Tensor) -> str | None:
+        """Why the flow may have no way on at θ; asked when the solver's steps have collapsed."""
+        return None
+
     def __repr__(self) -> str:
         lr = "" if self.lr is None else f", lr={self.lr:g}"
         return f"{type(self).__name__}(D={self.objective.dim}{lr})"

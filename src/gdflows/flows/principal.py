@@ -200,6 +200,25 @@ class PrincipalFlow(Flow):
         point = self.objective.at(theta)
         return theta + self._apply(point, phi)
 
+    def obstacle(self, theta: Tensor) -> str | None:
+        if not theta.is_complex():
+            return None
+        point = self.objective.at(theta)
+        settings = self.settings | {"tol": 1e-6}
+        values = function_at(point, lambda v: 1 / (v - 0.9j / self.lr), point.grad, **settings)
+        x = self.lr * values.eigenvalues.cpu().numpy()
+        on_cut = (np.abs(x.real - 1) < 0.02 * np.abs(x)) & (x.imag > 0.01)
+        if not on_cut.any():
+            return None
+        worst = x[on_cut][np.argmax(x[on_cut].imag)]
+        return (
+            f"an eigenvalue has run onto the branch cut of log(1 − hλ), at hλ = {worst:.4g}. "
+            "Coming from the real axis beyond 1 it cannot fall below 1 again without the field "
+            "jumping there: the step is too large for this loss's change of curvature, and no "
+            "principal flow leads on. Restart from the real part earlier (real_every), take a "
+            "smaller lr, or use a truncated flow."
+        )
+
     def _apply(self, point, phi) -> Tensor:
         try:
             return function_at(point, phi, point.grad, **self.settings).value
