@@ -8,15 +8,17 @@ import typer
 from typer.testing import CliRunner
 
 from gdflows.errors import InputError
-from gdflows.experiments import STUDIES, cli
+from gdflows.experiments import cli, registry
 from gdflows.experiments.registry import study
 
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr("gdflows.experiments.registry.STUDIES", dict(STUDIES))
+    for registered in ("STUDIES", "CHECKS"):
+        kept = dict(getattr(registry, registered))
+        monkeypatch.setattr(f"gdflows.experiments.registry.{registered}", kept)
 
-    @study("toy")
+    @study("toy", keys=("network",), check=lambda config: {})
     def toy(*, network: Literal["a", "b"] = "a", lr: float = 0.1, device: str = "cpu"):
         """A toy. Nothing more."""
         if lr < 0:
@@ -61,12 +63,12 @@ def test_unknown_choice_is_refused(run, tmp_path):
 def test_list_names_every_study():
     result = CliRunner().invoke(cli.app, ["list"])
     assert result.exit_code == 0
-    assert all(name in result.output for name in STUDIES)
+    assert all(name in result.output for name in registry.STUDIES)
 
 
 def test_a_study_must_be_nameable_and_complete():
     with pytest.raises(InputError, match="keyword-only with a default"):
 
-        @study("no-default")
+        @study("no-default", keys=(), check=dict)
         def no_default(*, lr):
             """Bad."""

@@ -141,8 +141,9 @@ def test_local_error_is_h3_over_12_times_the_third_derivative():
         assert abs(slopes[-1] - order) < 0.1, slopes
         if not term:
             h = steps[-1]
-            torch.testing.assert_close(errors[-1] / h**3, leading, rtol=0.05, atol=2e-2 * float(
-                leading.abs().max()))
+            torch.testing.assert_close(
+                errors[-1] / h**3, leading, rtol=0.05, atol=2e-2 * float(leading.abs().max())
+            )
 
 
 def test_frozen_is_the_gradient_descent_step_for_any_loss():

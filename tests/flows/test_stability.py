@@ -15,9 +15,7 @@ H = 0.1
 
 def double_well():
     """Minima at (±1, 0), a saddle at 0; not quadratic, so that third derivatives do not vanish."""
-    return gf.Objective(
-        lambda z: (z[0] * z[0] - 1) ** 2 * 3 + (1 + z[0]) * z[1] * z[1] * 4, dim=2
-    )
+    return gf.Objective(lambda z: (z[0] * z[0] - 1) ** 2 * 3 + (1 + z[0]) * z[1] * z[1] * 4, dim=2)
 
 
 @pytest.mark.parametrize("point", [(1.0, 0.0), (-1.0, 0.0), (0.0, 0.0)])

@@ -144,9 +144,7 @@ def _dense(point: Point, phi: Function, v: Tensor, tol: float) -> Applied:
     return Applied(_like(value, v), loss, dim, _descending(values, v))
 
 
-def _krylov(
-    point: Point, phi: Function, v: Tensor, size: float, tol: float, limit: int
-) -> Applied:
+def _krylov(point: Point, phi: Function, v: Tensor, size: float, tol: float, limit: int) -> Applied:
     dim, hermitian = v.numel(), not v.is_complex()
     limit = min(limit, dim)
     basis = v.new_empty((min(limit, 16), dim))

@@ -1,8 +1,8 @@
 """The studies that the book reports, by name, and the command line that runs them."""
 
-from gdflows.experiments.registry import STUDIES, study
+from gdflows.experiments.registry import STUDIES, repeat, study
 
-__all__ = ["STUDIES", "study"]
+__all__ = ["STUDIES", "repeat", "study"]
 
 # Importing a study's module registers it.
-from gdflows.experiments import step_size  # noqa: F401
+from gdflows.experiments import predictions, step_size  # noqa: F401

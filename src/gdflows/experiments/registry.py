@@ -7,22 +7,39 @@ records; its result is the Run's table.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
 from gdflows.errors import InputError
+from gdflows.runs import Run
+
+
+class Check(NamedTuple):
+    """How to see quickly that a study still gives what was recorded.
+
+    ``keys`` are the columns that name a row; ``shorten`` turns a configuration into the changes
+    that leave only the table's first rows.
+    """
+
+    keys: tuple[str, ...]
+    shorten: Callable[[Mapping], Mapping]
+
 
 STUDIES: dict[str, Callable[..., pd.DataFrame]] = {}
+CHECKS: dict[str, Check] = {}
 
 
-def study(name: str) -> Callable:
+def study(name: str, *, keys: tuple[str, ...], check: Callable[[Mapping], Mapping]) -> Callable:
     """Register a study under a name.
 
     Parameters
     ----------
     name : str
         What the command line calls it.
+    keys, check
+        How its records are checked: see :class:`Check`.
 
     Raises
     ------
@@ -39,6 +56,43 @@ def study(name: str) -> Callable:
                     f"Study {name!r}: argument {p.name!r} must be keyword-only with a default."
                 )
         STUDIES[name] = function
+        CHECKS[name] = Check(keys, check)
         return function
 
     return register
+
+
+def repeat(run: Run) -> pd.DataFrame:
+    """The first rows of a recorded run once more, beside the recorded ones.
+
+    Parameters
+    ----------
+    run : Run
+        Recorded by a study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by the study's keys; for every column of floating-point numbers ``NAME`` the
+        present ``NAME`` and ``NAME_recorded``. Counts are left out: an adaptive solver may take
+        another step on another machine.
+
+    Raises
+    ------
+    InputError
+        If the study is unknown, or repeats rows that were never recorded.
+    DataError
+        If the study's data are not there.
+    """
+    config = dict(run.config)
+    name = config.pop("study", None)
+    if name not in STUDIES:
+        raise InputError(f"Run {run.name} was made by {name!r}, which is no study of this version.")
+    keys, shorten = CHECKS[name]
+    now = STUDIES[name](**config | dict(shorten(config))).set_index(list(keys))
+    then = run.table.set_index(list(keys))
+    missing = now.index.difference(then.index)
+    if len(missing):
+        raise InputError(f"Run {run.name} holds no row {tuple(missing[0])}; record it again.")
+    numbers = now.select_dtypes("floating")
+    return numbers.join(then[numbers.columns], rsuffix="_recorded")

@@ -15,7 +15,7 @@ from gdflows.integrate import descend
 RATIOS = (2, 5, 10, 20)
 
 
-@study("step-size")
+@study("step-size", keys=("ratio", "step"), check=lambda c: {"steps": 2 * c["every"]})
 def step_size(
     *,
     network: Literal["fc-linear", "fc-relu", "conv"] = "fc-linear",

@@ -112,7 +112,7 @@ def record(
     table = study()
     seconds = time.perf_counter() - clock
     environment = {
-        "command": _command(),
+        "command": _command(folder),
         "device": _device(device),
         "threads": torch.get_num_threads(),
         "started": started.strftime("%Y-%m-%d %H:%M UTC"),
@@ -194,9 +194,10 @@ def _check_free(folder: Path, config: dict) -> None:
         )
 
 
-def _command() -> str:
-    """The command line, with the program's name and not its place on this machine."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def _command(folder: Path) -> str:
+    """The command line, without the places on this machine of the program and of the record."""
+    words = [folder.name if Path(word) == folder else word for word in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name, *words])
 
 
 def _device(device: str) -> str:

@@ -1,0 +1,234 @@
+"""How well does each flow predict gradient descent's next step, on a network?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gdflows import flows, problems
+from gdflows.curvature import top_eigenpairs
+from gdflows.errors import ConvergenceError, InputError, IntegrationError, SingularityError
+from gdflows.experiments.registry import study
+from gdflows.integrate import integrate
+from gdflows.objective import Objective
+
+FIRST = 3  # gradient descent's own first steps, kept in every table
+
+
+def models(E: Objective, lr: float, truncation: str, tol: float) -> dict[str, flows.Flow]:
+    """The flows that are compared, by name."""
+    return {
+        "NGF": flows.NGF(E),
+        "IGR": flows.IGR(E, lr),
+        **{f"order {n}": flows.Truncated(E, lr, n, method=truncation) for n in range(2, 6)},
+        "PF": flows.PrincipalFlow(E, lr, tol=tol),
+        "PF + term": flows.PrincipalFlow(E, lr, nonprincipal=True, tol=tol),
+    }
+
+
+@study(
+    "one-step",
+    keys=("step", "model"),
+    # a large network's first steps must do
+    check=lambda c: {"at": c["at"].split(",")[0].split(":")[0] if c["data"] == "digits" else ""},
+)
+def one_step(
+    *,
+    network: Literal["mlp", "conv"] = "mlp",
+    widths: str = "20",
+    activation: str = "tanh",
+    scale: float = 0.3,
+    data: str = "digits",
+    n: int = 500,
+    lr: float = 0.15,
+    at: str = "250:350:20,386:410:2,670:700:5,1292:1356:4",
+    truncation: Literal["derivatives", "differences"] = "derivatives",
+    rtol: float = 1e-9,
+    seed: int = 0,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """One gradient descent step as NGF, IGR, orders 2 to 5, PF and PF + term predict it.
+
+    Parameters
+    ----------
+    network : {"mlp", "conv"}
+        Fully connected, or 3x3 convolutions with average pooling.
+    widths : str
+        Hidden widths or channels, as in ``"20"`` or ``"300-200"``.
+    activation : str
+        Holomorphic, as tanh is.
+    scale : float
+        Of the initialisation, times Xavier's.
+    data : str
+        A data set, by its name in :func:`gdflows.problems.load`; squared error.
+    n : int
+        Training samples used, all of them in every step.
+    lr : float
+        The learning rate h.
+    at : str
+        The steps to look at: ``first:last:every``, joined by commas.
+    truncation : {"derivatives", "differences"}
+        How the orders 2 to 5 are evaluated: see :class:`gdflows.flows.Truncated`.
+    rtol : float
+        Of the integrations, relative to θ; a step is far shorter than θ. Also of the principal
+        flow's field.
+    seed : int
+        Of the initialisation.
+    device : str
+        Where to compute.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each step looked at and each model: ``step``, ``x`` = hλ₀ and ``loss`` at its start,
+        ``change`` of the loss in gradient descent's step, ``model``, ``error`` of θ relative to
+        the step's length, ``loss_error`` (predicted minus true loss, at the real part of θ), and
+        what the integration cost: ``evaluations``, ``gradients``, ``contractions`` (of the
+        Hessian and of higher derivatives). Where a flow cannot be followed the numbers are
+        missing and ``failure`` says why. First come the rows of gradient descent itself at its
+        first three steps, model "GD".
+
+    Raises
+    ------
+    InputError
+        For arguments that cannot be used.
+    """
+    E = _objective(network, widths, activation, scale, data, n, seed, device)
+    rows = []
+    for k, theta, after in tqdm(list(_walk(E, lr, _steps(at))), "steps", disable=None):
+        before, reached = float(E.value(theta)), float(E.value(after))
+        row = {"step": k, "loss": before, "change": reached - before}
+        if k < FIRST and k not in _steps(at):
+            rows.append({**row, "model": "GD"})
+            continue
+        row["x"] = lr * float(top_eigenpairs(E, theta).values[0])
+        for name, flow in models(E, lr, truncation, rtol).items():
+            rows.append({**row, "model": name, **_predict(flow, theta, after, reached, lr, rtol)})
+    return pd.DataFrame(rows)
+
+
+@study("along-u0", keys=("step",), check=lambda c: {"at": c["at"].split(":")[0]})
+def along_u0(
+    *,
+    network: Literal["mlp", "conv"] = "mlp",
+    widths: str = "20",
+    activation: str = "tanh",
+    scale: float = 0.3,
+    data: str = "digits",
+    n: int = 500,
+    lr: float = 0.15,
+    at: str = "200:600:1",
+    seed: int = 0,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """The gradient along the sharpest eigenvector, before and after each step.
+
+    Arguments as for ``one-step``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each step looked at: ``step``; ``loss``, ``x`` = hλ₀, ``x1`` = hλ₁ of the second
+        eigenvalue, and ``product`` = ∇E·u₀ ≥ 0 at its start; ``after``, the gradient at its end
+        along the same u₀.
+
+    References
+    ----------
+    Rosca et al. (2023), section 4.1 and figures 8 and 15.
+    """
+    E = _objective(network, widths, activation, scale, data, n, seed, device)
+    rows = []
+    steps = _steps(at)
+    for k, theta, after in tqdm(_walk(E, lr, steps), "steps", len(steps), disable=None):
+        if k not in steps:
+            continue
+        seen = flows.stability_coefficients(E, theta, lr, k=2)
+        rows.append(
+            {
+                "step": k,
+                "loss": float(E.value(theta)),
+                "x": lr * float(seen.eigenvalues[0]),
+                "x1": lr * float(seen.eigenvalues[1]),
+                "product": float(seen.products[0]),
+                "after": float(E.grad(after) @ seen.eigenvectors[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# -- inside --------------------------------------------------------------------------------------
+
+
+def _objective(network, widths, activation, scale, data, n, seed, device) -> Objective:
+    samples = problems.load(data, dtype=torch.float64)
+    hidden = [int(w) for w in widths.split("-")]
+    shape, classes = samples.x_train.shape[1:], len(samples.classes)
+    common = {"init": "xavier", "scale": scale, "seed": seed, "dtype": torch.float64}
+    common["device"] = device
+    if network == "mlp":
+        net = problems.mlp([shape.numel(), *hidden, classes], activation, **common)
+    elif network == "conv":
+        if len(shape) == 1:  # scikit-learn's images come as rows
+            side = round(shape.numel() ** 0.5)
+            net = problems.conv(
+                hidden, activation, in_channels=1, image_size=side, classes=classes, **common
+            )
+            net = torch.nn.Sequential(torch.nn.Unflatten(1, (1, side, side)), *net)
+        else:
+            net = problems.conv(
+                hidden, activation, in_channels=shape[0], image_size=shape[-1], classes=classes,
+                **common,
+            )  # fmt: skip
+    else:
+        raise InputError(f"network must be 'mlp' or 'conv', got {network!r}.")
+    return problems.classification(samples, net, n=n)
+
+
+def _steps(at: str) -> list[int]:
+    """``"250:300:10,400"`` as numbers, increasing."""
+    found: set[int] = set()
+    try:
+        for part in filter(None, at.split(",")):
+            first, *rest = (int(number) for number in part.split(":"))
+            last, every = {0: (first + 1, 1), 1: (*rest, 1), 2: rest}[len(rest)]
+            found.update(range(first, last, every))
+    except (ValueError, KeyError) as e:
+        raise InputError(f"at must look like '250:300:10,400', got {at!r}.") from e
+    if found and min(found) < 0:
+        raise InputError(f"at must name steps of at least 0, got {at!r}.")
+    return sorted(found)
+
+
+def _walk(E: Objective, lr: float, steps: list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Gradient descent; yields its first steps and those asked for: number, start, end."""
+    theta = E.theta0
+    wanted = {*range(FIRST), *steps}
+    for k in range(max(wanted) + 1):
+        after = theta - lr * E.grad(theta)
+        if k in wanted:
+            yield k, theta, after
+        theta = after
+
+
+def _predict(flow, theta: Tensor, after: Tensor, reached: float, lr: float, rtol: float) -> dict:
+    try:
+        path = integrate(flow, theta, t=lr, rtol=rtol, max_evaluations=2000)
+    except IntegrationError as e:
+        return {"failure": e.cause}
+    except (ConvergenceError, SingularityError) as e:
+        return {"failure": type(e).__name__}
+    end = path.states[-1]
+    real = end.real.contiguous() if end.is_complex() else end
+    distance = torch.linalg.vector_norm(end - after) / torch.linalg.vector_norm(after - theta)
+    return {
+        "error": float(distance),
+        "loss_error": float(flow.objective.value(real)) - reached,
+        "evaluations": path.cost["evaluations"],
+        "gradients": path.cost["gradients"],
+        "contractions": sum(path.cost[name] for name in ("hvps", "thirds", "higher")),
+    }
