@@ -416,7 +416,8 @@ def _with_error(base: type) -> type:
         _norm = None
 
         def _estimate_error_norm(self, K, h, scale):
-            self._norm = super()._estimate_error_norm(K, h, scale)
+            with np.errstate(invalid="ignore", divide="ignore"):  # a NaN: the step is rejected
+                self._norm = super()._estimate_error_norm(K, h, scale)
             self._scale = scale
             return self._norm
 
