@@ -212,6 +212,18 @@ def test_restarts_from_the_real_part():
             gf.integrate(flow, theta, t=h, real_every=wrong)
 
 
+def test_evaluations_a_step():
+    """At 1e-6: at most 30 where the sharp direction is quiet, at most 60 where it oscillates."""
+    net = gf.problems.mlp([64, 20, 10], "tanh", init="xavier", scale=0.3, seed=0, dtype=f64)
+    E = gf.problems.classification("digits", net, n=200)
+    h = 0.2
+    gd = gf.descend(E, E.theta0, h, 301)
+    for k, most in ((60, 30), (200, 60), (300, 60)):
+        path = gf.integrate(PrincipalFlow(E, h), gd.states[k], t=h, rtol=1e-6)
+        assert path.states.is_complex() and path.cost["evaluations"] <= most
+        assert path.cost["hvps"] <= 30 * path.cost["evaluations"]  # at 1e-8, complex
+
+
 # -- failures ------------------------------------------------------------------------------------
 
 

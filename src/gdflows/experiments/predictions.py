@@ -46,7 +46,7 @@ def one_step(
     data: str = "digits",
     n: int = 500,
     lr: float = 0.15,
-    at: str = "250:350:20,386:410:2,670:700:5,1292:1356:4",
+    at: str = "40:200:40,250:350:25,386:410:2,670:700:5,1292:1356:4",
     truncation: Literal["derivatives", "differences"] = "derivatives",
     rtol: float = 1e-9,
     seed: int = 0,
