@@ -93,6 +93,6 @@ def repeat(run: Run) -> pd.DataFrame:
     then = run.table.set_index(list(keys))
     missing = now.index.difference(then.index)
     if len(missing):
-        raise InputError(f"Run {run.name} holds no row {tuple(missing[0])}; record it again.")
+        raise InputError(f"Run {run.name} holds no row {missing[0]}; record it again.")
     numbers = now.select_dtypes("floating")
-    return numbers.join(then[numbers.columns], rsuffix="_recorded")
+    return numbers.join(then[numbers.columns].add_suffix("_recorded"))
