@@ -307,6 +307,10 @@ BAD_MODULES = {
         lambda: gf.Objective.from_module(module(), MSE, (X, Y), chunk=2, reduction="max"),
         "'max'",
     ),
+    "a loss without a complex form": (
+        lambda: gf.Objective.from_module(module(), MSE, (X, Y)).grad(torch.zeros(8, dtype=f64) + 0j),
+        "gdflows.problems.squared_error",
+    ),
     "writing complex parameters": (
         lambda: gf.Objective.from_module(module(), MSE, (X, Y)).write(torch.zeros(8) + 0j),
         "torch.complex64",

@@ -532,10 +532,19 @@ class FlatModule(Objective):
                 }
             named = self.unflatten(theta)
             parameters = {slot: named[name] for slot, name in self._slots.items()}
-            out = torch.func.functional_call(
-                self.model, {**parameters, **buffers}, (inputs,), tie_weights=False
-            )
-            e = self.loss(out, y)
+            try:
+                out = torch.func.functional_call(
+                    self.model, {**parameters, **buffers}, (inputs,), tie_weights=False
+                )
+                e = self.loss(out, y)
+            except (NotImplementedError, RuntimeError) as error:
+                if not theta.is_complex() or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise InputError(
+                    f"The model or its loss does not take complex parameters ({error}). Use "
+                    "gdflows.problems.squared_error or cross_entropy as the loss, and layers that have a "
+                    "complex form, such as torch.nn.Linear and torch.nn.Tanh."
+                ) from error
             return e if weight == 1.0 else weight * e
 
         return term
