@@ -308,7 +308,9 @@ BAD_MODULES = {
         "'max'",
     ),
     "a loss without a complex form": (
-        lambda: gf.Objective.from_module(module(), MSE, (X, Y)).grad(torch.zeros(8, dtype=f64) + 0j),
+        lambda: gf.Objective.from_module(module(), MSE, (X, Y)).grad(
+            torch.zeros(8, dtype=torch.complex128)
+        ),
         "gdflows.problems.squared_error",
     ),
     "writing complex parameters": (

@@ -542,8 +542,8 @@ class FlatModule(Objective):
                     raise
                 raise InputError(
                     f"The model or its loss does not take complex parameters ({error}). Use "
-                    "gdflows.problems.squared_error or cross_entropy as the loss, and layers that have a "
-                    "complex form, such as torch.nn.Linear and torch.nn.Tanh."
+                    "gdflows.problems.squared_error or cross_entropy as the loss, and layers "
+                    "that have a complex form, such as torch.nn.Linear and torch.nn.Tanh."
                 ) from error
             return e if weight == 1.0 else weight * e
 
