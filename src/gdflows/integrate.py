@@ -101,13 +101,14 @@ def integrate(
             "use float64 or a larger rtol."
         )
 
-    state = _State(flow, theta0)
+    counts0 = dict(flow.objective.cost)
+    theta0, companions0 = flow.start(theta0)
+    state = _State(flow, theta0, companions0)
     if atol is None:
         rms = float(torch.linalg.vector_norm(theta0)) / theta0.numel() ** 0.5
         atol = rtol / 3 * (rms or 1.0)
-    counts0 = dict(flow.objective.cost)
     solver_class = _with_error(getattr(scipy.integrate, method))
-    start = state.pack(theta0, flow.companions(theta0))
+    start = state.pack(theta0, companions0)
     kinds = {"rtol": rtol, "atol": atol}
     state.strict = True  # at the start a non-finite value is the caller's mistake
     try:
@@ -299,12 +300,12 @@ class _LeavesTheReals(Exception):
 class _State:
     """θ and its companions as one numpy vector, and the vector field on it."""
 
-    def __init__(self, flow: Flow, theta0: Tensor):
+    def __init__(self, flow: Flow, theta0: Tensor, companions0: dict[str, Tensor]):
         self.flow, self.theta0 = flow, theta0
         self.evaluations = 0
         self.non_finite: str | None = None
         self.strict = False
-        self.shapes = {n: (c.shape, c.dtype) for n, c in flow.companions(theta0).items()}
+        self.shapes = {n: (c.shape, c.dtype) for n, c in companions0.items()}
 
     def pack(self, theta: Tensor, companions: dict[str, Tensor]) -> np.ndarray:
         parts = [theta, *(companions[n] for n in self.shapes)]

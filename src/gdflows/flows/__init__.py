@@ -1,8 +1,10 @@
 """Continuous-time models of gradient descent, one small class each."""
 
 from gdflows.flows.base import Flow
+from gdflows.flows.central import CentralFlow, Oscillation
 from gdflows.flows.gradient import IGR, NGF
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
+from gdflows.flows.rod import EdgeFlow, PrincipalRodFlow, RodFlow
 from gdflows.flows.stability import (
     StabilityCoefficients,
     classify,
@@ -15,8 +17,13 @@ from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 __all__ = [
     "IGR",
     "NGF",
+    "CentralFlow",
+    "EdgeFlow",
     "Flow",
+    "Oscillation",
     "PrincipalFlow",
+    "PrincipalRodFlow",
+    "RodFlow",
     "StabilityCoefficients",
     "Truncated",
     "alpha",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from gdflows.errors import InputError
 from gdflows.objective import Objective
+from gdflows.trajectory import Trajectory
 
 
 class Flow(ABC):
@@ -49,9 +51,37 @@ class Flow(ABC):
         """The start of whatever the state holds beside θ, by name. Nothing, for most flows."""
         return {}
 
+    def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """State and companions that stand for an optimiser at θ.
+
+        For most flows θ itself. A flow of a centre starts beside θ, at the centre.
+        """
+        return theta, self.companions(theta)
+
     def field(self, theta: Tensor, **companions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The joint vector field: dθ/dt and the time derivatives of the companions."""
         return self.vector_field(theta), {}
+
+    # -- what the flow says of the optimiser, along its path ---------------------------------------
+
+    def oscillation(self, path: Trajectory) -> Tensor:
+        """Root-mean-square distance of the iterates from the path's states, shape ``(T,)``.
+
+        Zero for a flow that predicts the iterates themselves.
+        """
+        return torch.zeros(len(path), dtype=torch.float64)
+
+    def mean_loss(self, path: Trajectory) -> Tensor:
+        """The loss that the optimiser shows on average over its oscillation, shape ``(T,)``.
+
+        For a flow without an oscillation the loss at the (real part of the) states.
+        """
+        states = path.states.real if path.states.is_complex() else path.states
+        return torch.stack([self.objective.value(theta.contiguous()) for theta in states])
+
+    def iterates(self, path: Trajectory) -> Tensor:
+        """The optimiser's iterates that the path predicts at its times, shape ``(T, D)``."""
+        return path.states
 
     def obstacle(self, theta: Tensor) -> str | None:
         """Why the flow may have no way on at θ; asked when the solver's steps have collapsed."""

@@ -1,0 +1,145 @@
+"""Flows of a centre and a half-rod: one step of the map, the valley, the slow manifold."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gdflows as gf
+from gdflows.errors import InputError
+from gdflows.flows import EdgeFlow, PrincipalRodFlow, RodFlow
+
+f64 = torch.float64
+H = 0.05
+
+
+@pytest.fixture(scope="module")
+def valley():
+    E = gf.problems.valley()
+    return E, gf.descend(E, E.theta0, H, 200)
+
+
+def test_the_map_of_centre_and_rod_is_gradient_descent(valley):
+    E, gd = valley
+    flow = RodFlow(E, H)
+    w = gd.states[100:103]
+    c, rod = (w[0] + w[1]) / 2, (w[0] - w[1]) / 2  # w₀ = c + ε, w₁ = c − ε
+    mean, half = flow._halves(c, rod)
+    torch.testing.assert_close(c - H * mean, (w[1] + w[2]) / 2, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(-rod + H * half, (w[2] - w[1]) / 2, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_each_term_brings_the_rod_closer_on_the_valley(valley, n):
+    """Largest distance from gradient descent's iterates over 200 steps; measured, then doubled."""
+    E, gd = valley
+    flow = PrincipalRodFlow(E, H, order=n)
+    path = gf.integrate(flow, E.theta0, times=gd.times)
+    gap = float((flow.iterates(path) - gd.states).abs().max())
+    assert gap < (1.9, 0.1, 0.02, 0.004)[n]
+    if n == 3:
+        rod = RodFlow(E, H)
+        published = rod.iterates(gf.integrate(rod, E.theta0, times=gd.times))
+        assert gap < float((published - gd.states).abs().max()) / 100
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_the_rod_s_rate_is_the_logarithm_of_its_multiplier(n):
+    """Along an eigenvector of a quadratic all orders are exact, for any hλ in (1, 3)."""
+    for x in (1.05, 1.5, 2.0, 2.9):
+        E = gf.problems.quadratic(torch.tensor([x / H, 3.0], dtype=f64))
+        flow = PrincipalRodFlow(E, H, order=n, noise=0)
+        rod = torch.tensor([0.1, 0.0], dtype=f64)
+        _, rates = flow.field(torch.zeros(2, dtype=f64), **flow._polar(rod))
+        assert float(rates["log_length"]) == pytest.approx(math.log(x - 1) / H, abs=1e-11 / H)
+
+
+def test_edge_and_rod_are_the_same_on_a_quadratic():
+    E = gf.problems.quadratic(torch.tensor([39.0, 30.0, 3.0], dtype=f64))
+    theta = torch.tensor([0.3, -0.2, 1.0], dtype=f64)
+    paths = [gf.integrate(F(E, H), theta, t=40 * H, rtol=1e-9) for F in (RodFlow, EdgeFlow)]
+    torch.testing.assert_close(paths[0].states[-1], paths[1].states[-1], rtol=0, atol=1e-8)
+    for name in ("direction", "log_length"):
+        a, b = (p.companions[name][-1] for p in paths)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    # and solved in closed form: ε(t) = e^{(λ − 2/h)t} ½ h λ θ₀
+    values = torch.tensor([39.0, 30.0, 3.0], dtype=f64)
+    expected = torch.exp((values - 2 / H) * 40 * H) * H / 2 * values * theta
+    torch.testing.assert_close(RodFlow(E, H).rods(paths[0])[-1], expected, rtol=1e-5, atol=1e-9)
+
+
+def test_the_start_splits_what_swings_from_what_does_not():
+    E = gf.problems.quadratic(torch.tensor([1.9 / H, 1.2 / H, 0.8 / H, 1.0], dtype=f64))
+    theta = torch.tensor([0.3, -0.2, 1.0, 2.0], dtype=f64)
+    centre, companions = PrincipalRodFlow(E, H).start(theta)
+    rod = torch.exp(companions["log_length"]) * companions["direction"]
+    expected = torch.tensor([0.3, -0.2, 0, 0], dtype=f64)
+    torch.testing.assert_close(rod, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(centre + rod, theta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_noise_holds_the_rod_at_rounding(dtype):
+    """r ε² + σ²/(2h) = 0 gives ε² = σ²/(2h|r|), with r = log(m)/h."""
+    x = 1.5
+    E = gf.problems.quadratic(torch.tensor([x / H, 1.0], dtype=dtype))
+    theta = torch.tensor([1e-3, 1.0], dtype=dtype)
+    flow = PrincipalRodFlow(E, H)
+    path = gf.integrate(flow, theta, t=200 * H, rtol=1e-5)
+    rms = float(torch.linalg.vector_norm(path.states[-1])) / 2**0.5
+    sigma = torch.finfo(dtype).eps / 12**0.5 * rms
+    expected = sigma / math.sqrt(2 * -math.log(x - 1))
+    assert float(flow.oscillation(path)[-1]) == pytest.approx(expected, rel=0.05)
+    silent = PrincipalRodFlow(E, H, noise=0)
+    end = gf.integrate(silent, theta, t=200 * H, rtol=1e-5).companions["log_length"][-1]
+    assert float(end) == pytest.approx(math.log(1e-3) + 200 * math.log(x - 1), rel=1e-3)
+
+
+def test_what_a_rod_flow_says_of_gradient_descent(valley):
+    E, gd = valley
+    flow = PrincipalRodFlow(E, H)
+    path = gf.integrate(flow, E.theta0, times=gd.times)
+    assert path.states.shape == flow.rods(path).shape == gd.states.shape
+    # on the cycle: x² = 2κ(y* − 2/h), y = 2/h
+    assert float(flow.oscillation(path)[-1]) == pytest.approx(math.sqrt(1.6), rel=0.02)
+    mean = flow.mean_loss(path)
+    losses = torch.stack([E.value(w) for w in gd.states])
+    around = (losses[:-2] + 2 * losses[1:-1] + losses[2:]) / 4
+    np.testing.assert_allclose(mean[1:-1], around, rtol=0.03)
+    with pytest.raises(InputError, match="t = kh"):
+        flow.iterates(gf.integrate(flow, E.theta0, times=[0.0, 0.7 * H]))
+
+
+def test_flows_without_an_oscillation_say_so(valley):
+    E, _ = valley
+    flow = gf.flows.NGF(E)
+    path = gf.integrate(flow, E.theta0, t=H)
+    assert flow.oscillation(path).eq(0).all()
+    assert flow.mean_loss(path)[0] == E.value(E.theta0)
+    assert flow.iterates(path) is path.states
+
+
+BAD = {
+    "order": (lambda E: PrincipalRodFlow(E, H, order=4), "order must be"),
+    "noise": (lambda E: PrincipalRodFlow(E, H, noise=-1.0), "noise must be"),
+    "critical point": (
+        lambda E: gf.integrate(RodFlow(E, H), torch.tensor([0.0, 44.0], dtype=f64), t=H),
+        "critical point",
+    ),
+    "complex": (lambda E: gf.integrate(RodFlow(E, H), E.theta0 + 0j, t=H), "theta.real"),
+    "vector field": (lambda E: RodFlow(E, H).vector_field(E.theta0), "use field"),
+    "far over the edge": (
+        lambda E: PrincipalRodFlow(
+            gf.problems.quadratic(torch.full((300,), 100.0, dtype=f64)), H
+        ).start(torch.ones(300, dtype=f64)),
+        "far above the edge",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what, valley):
+    make, words = BAD[what]
+    with pytest.raises(InputError, match=words):
+        make(valley[0])
