@@ -44,6 +44,26 @@ def test_each_term_brings_the_rod_closer_on_the_valley(valley, n):
         assert gap < float((published - gd.states).abs().max()) / 100
 
 
+def missed(n, s):
+    """One step's distance from the map where all that is slow is of size s: F ~ s², DF ~ s."""
+    E = gf.problems.valley(kappa=s, y_star=2 + 3 * s)  # h = 1, the edge is at y = 2
+    c, rod = torch.tensor([[0.0, 2 + 0.4 * s], [0.8 * s, 0.0]], dtype=f64)
+    flow = PrincipalRodFlow(E, 1.0, order=n, noise=0)
+    flow.start = lambda theta: (theta, flow._polar(rod))
+    path = gf.integrate(flow, c, times=[0.0, 1.0], rtol=1e-12, atol=1e-15)
+    mean, half = flow._halves(c, rod)
+    gap = torch.cat([path.states[-1] - (c - mean), flow.rods(path)[-1] - (half - rod)])
+    return float(torch.linalg.vector_norm(gap))
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_order_of_the_local_error(n):
+    sizes = np.array([0.02, 0.04, 0.08])
+    errors = [missed(n, s) for s in sizes]
+    slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+    assert slope == pytest.approx(n + 3, abs=0.15)
+
+
 @pytest.mark.parametrize("n", range(4))
 def test_the_rod_s_rate_is_the_logarithm_of_its_multiplier(n):
     """Along an eigenvector of a quadratic all orders are exact, for any hλ in (1, 3)."""

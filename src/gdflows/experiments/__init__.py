@@ -5,4 +5,4 @@ from gdflows.experiments.registry import STUDIES, repeat, study
 __all__ = ["STUDIES", "repeat", "study"]
 
 # Importing a study's module registers it.
-from gdflows.experiments import predictions, step_size  # noqa: F401
+from gdflows.experiments import edge_models, predictions, step_size  # noqa: F401

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gdflows import flows, problems
+from gdflows import flows
 from gdflows.curvature import top_eigenpairs
 from gdflows.errors import ConvergenceError, InputError, IntegrationError, SingularityError
+from gdflows.experiments.building import training_loss
 from gdflows.experiments.registry import study
 from gdflows.integrate import integrate
 from gdflows.objective import Objective
@@ -98,7 +99,7 @@ def one_step(
     InputError
         For arguments that cannot be used.
     """
-    E = _objective(network, widths, activation, scale, data, n, seed, device)
+    E = training_loss(network, widths, activation, scale, data, n, seed, device)
     rows = []
     for k, theta, after in tqdm(list(_walk(E, lr, _steps(at))), "steps", disable=None):
         before, reached = float(E.value(theta)), float(E.value(after))
@@ -141,7 +142,7 @@ def along_u0(
     ----------
     Rosca et al. (2023), section 4.1 and figures 8 and 15.
     """
-    E = _objective(network, widths, activation, scale, data, n, seed, device)
+    E = training_loss(network, widths, activation, scale, data, n, seed, device)
     rows = []
     steps = _steps(at)
     for k, theta, after in tqdm(_walk(E, lr, steps), "steps", len(steps), disable=None):
@@ -162,31 +163,6 @@ def along_u0(
 
 
 # -- inside --------------------------------------------------------------------------------------
-
-
-def _objective(network, widths, activation, scale, data, n, seed, device) -> Objective:
-    samples = problems.load(data, dtype=torch.float64)
-    hidden = [int(w) for w in widths.split("-")]
-    shape, classes = samples.x_train.shape[1:], len(samples.classes)
-    common = {"init": "xavier", "scale": scale, "seed": seed, "dtype": torch.float64}
-    common["device"] = device
-    if network == "mlp":
-        net = problems.mlp([shape.numel(), *hidden, classes], activation, **common)
-    elif network == "conv":
-        if len(shape) == 1:  # scikit-learn's images come as rows
-            side = round(shape.numel() ** 0.5)
-            net = problems.conv(
-                hidden, activation, in_channels=1, image_size=side, classes=classes, **common
-            )
-            net = torch.nn.Sequential(torch.nn.Unflatten(1, (1, side, side)), *net)
-        else:
-            net = problems.conv(
-                hidden, activation, in_channels=shape[0], image_size=shape[-1], classes=classes,
-                **common,
-            )  # fmt: skip
-    else:
-        raise InputError(f"network must be 'mlp' or 'conv', got {network!r}.")
-    return problems.classification(samples, net, n=n)
 
 
 def _steps(at: str) -> list[int]:
