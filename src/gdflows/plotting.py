@@ -24,6 +24,7 @@ COLOURS = {
     "PF + term": "#882255",
     "central": "#009E73",
     "rod": "#CC79A7",
+    "edge": "#8C6BB1",
 }
 #: Colours for curves that are not models: learning rates, widths, seeds.
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

@@ -346,4 +346,6 @@ class PrincipalRodFlow(_TwoPoints):
         noise = self._sigma(centre)
         if noise == 0:
             return growth
-        return growth + math.exp(2 * (math.log(noise) - float(log_length))) / (2 * self.lr)
+        # A solver's trial step may throw the length far below the noise, and is refused then.
+        above = min(math.log(noise) - float(log_length), 100.0)
+        return growth + math.exp(2 * above) / (2 * self.lr)
