@@ -29,6 +29,7 @@ from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
 MOST_SHARP = 64  # directions with hλ > 1 that a start may have
+FILTER = 6  # differences that separate the smooth part of a path from the swinging one
 LOWEST = 5.0  # a rod that shrinks faster than by e⁻⁵ a step is gone at once
 
 
@@ -286,17 +287,38 @@ class PrincipalRodFlow(_TwoPoints):
         return centre, companions
 
     def _half_rod(self, theta: Tensor) -> Tensor:
-        rod, sharp = torch.zeros_like(theta), self._sharp(theta)
-        # A fixed point of 'the sharp part of the mean gradient vanishes': Newton's step along
-        # the sharp eigenvectors, three times with those of the first centre.
-        for step in range(4):
-            mean, _ = self._halves(theta - rod, rod)
-            rod = rod + (sharp.vectors @ mean / sharp.values) @ sharp.vectors
-            if step == 0:
-                sharp = self._sharp(theta - rod)
+        sharp, nothing = self._sharp(theta), torch.zeros_like(theta)
+        rod, _ = self._settle(theta, nothing, sharp, 1, 1)
+        sharp = self._sharp(theta - rod)
+        rod, _ = self._settle(theta, rod, sharp, 1, 3)
+        # Sharper, but only where the oscillation changes little within some steps.
+        finer, changes = self._settle(theta, rod, sharp, FILTER, 4)
+        if changes[-1] < 0.1 * changes[0]:
+            rod = finer
         if not torch.linalg.vector_norm(rod) > 0:
             rod = self._sigma(theta) * sharp.vectors[0]
         return rod
+
+    def _settle(self, theta: Tensor, rod: Tensor, sharp: Eigenpairs, n: int, rounds: int):
+        """Shift what swings of the centre to the rod, some times; also by how much each time.
+
+        Along a sharp eigenvector a swinging part of the centre is multiplied by 1 − hλ in each
+        step, so that (1 − shift)ⁿ multiplies it by (hλ)ⁿ. What moves smoothly is reduced to its
+        n-th difference. With n = 1 this is Newton's step towards a vanishing mean gradient.
+        """
+        weights, changes = (self.lr * sharp.values) ** -n, []
+        for _ in range(rounds):
+            swing = torch.zeros_like(theta)
+            c, e = theta - rod, rod
+            for j in range(n + 1):
+                swing += (-1) ** j * math.comb(n, j) * c
+                if j < n:
+                    mean, half = self._halves(c, e)
+                    c, e = c - self.lr * mean, self.lr * half - e
+            change = (sharp.vectors @ swing * weights) @ sharp.vectors
+            changes.append(float(torch.linalg.vector_norm(change)))
+            rod = rod + change
+        return rod, changes
 
     def _sharp(self, theta: Tensor) -> Eigenpairs:
         """All eigenpairs with hλ > 1; the top one in any case."""
