@@ -158,7 +158,7 @@ class RodFlow(_TwoPoints):
     Notes
     -----
     Companions: ``direction``, shape ``(D,)``, and ``log_length``, shape ``(1,)``, of the half-rod
-    ε; :meth:`rods` joins them.
+    ε; ``rods(path)`` joins them.
 
     References
     ----------
