@@ -9,7 +9,7 @@ saw with everything needed to make it again.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gdflows import curvature, errors, flows, probes
+from gdflows import curvature, errors, flows, optim, probes
 from gdflows.flows import stability_coefficients
 from gdflows.integrate import descend, integrate
 from gdflows.objective import Objective, Point
@@ -33,6 +33,7 @@ __all__ = [
     "errors",
     "flows",
     "integrate",
+    "optim",
     "plotting",
     "probes",
     "problems",

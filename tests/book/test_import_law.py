@@ -11,9 +11,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src/gdflows"
 FLOOR = {
     "errors": 0,
     "objective": 1,
-    "curvature": 2, "bseries": 2, "problems": 2,
+    "curvature": 2, "bseries": 2, "problems": 2, "trajectory": 2,
     "flows": 3, "optim": 3,
-    "trajectory": 4,
     "integrate": 5, "probes": 5,
     "runs": 6,
     "plotting": 7,

@@ -1,0 +1,332 @@
+r"""The stability edges of optimisers: up to which curvature their linearised step contracts.
+
+On a quadratic an optimiser with frozen coefficients is a linear map, and along an eigenvector of
+curvature λ (of the preconditioned Hessian, where there is a preconditioner) a two by two one at
+most. The *edge* is the value of ηλ at which it is marginal: the largest modulus of the map's
+eigenvalues is 1, and beyond it grows. In all the cases here it is the eigenvalue −1 that gets
+there first: the optimiser jumps to and fro.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from gdflows.errors import InputError
+
+
+def gradient_descent(*, weight_decay: float = 0.0) -> float:
+    r"""Edge of θ ← θ − ηg: 2, as :math:`1 - \eta\lambda = -1`.
+
+    Parameters
+    ----------
+    weight_decay : float
+        ηw of an L2 term ½w‖θ‖² that is not part of the loss: it shifts all curvatures.
+    """
+    return 2.0 - weight_decay
+
+
+def heavy_ball(beta: float, *, dampening: float = 0.0, weight_decay: float = 0.0) -> float:
+    r"""Edge of m ← βm + (1 − d)g, θ ← θ − ηm, which is torch's momentum.
+
+    With :math:`z` an eigenvalue of the map,
+    :math:`z^2 - (1 + \beta - (1 - d)\eta\lambda)z + \beta = 0`, and :math:`z = -1` at
+    :math:`\eta\lambda = 2(1 + \beta)/(1 - d)`. Dampening d = β is the average
+    m ← βm + (1 − β)g, and its edge 38 for β = 0.9.
+
+    Parameters
+    ----------
+    beta : float
+        Momentum β, 0 ≤ β < 1.
+    dampening : float
+        d, 0 ≤ d < 1.
+    weight_decay : float
+        ηw of an L2 term.
+    """
+    _check_beta(beta)
+    if not 0 <= dampening < 1:
+        raise InputError(f"dampening must be in [0, 1), got {dampening}.")
+    return 2 * (1 + beta) / (1 - dampening) - weight_decay
+
+
+def nesterov(beta: float, *, weight_decay: float = 0.0) -> float:
+    r"""Edge of m ← βm + g, θ ← θ − η(g + βm), torch's Nesterov momentum.
+
+    :math:`z^2 - (1 + \beta)(1 - x)z - \beta(x - 1) = 0` with :math:`x = \eta\lambda`, hence
+    :math:`z = -1` at :math:`x = 2(1 + \beta)/(1 + 2\beta)`: lower than without the look-ahead.
+
+    Parameters
+    ----------
+    beta : float
+        Momentum β, 0 ≤ β < 1.
+    weight_decay : float
+        ηw of an L2 term.
+    """
+    _check_beta(beta)
+    return 2 * (1 + beta) / (1 + 2 * beta) - weight_decay
+
+
+def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) -> float:
+    r"""Edge of Adam's step with a frozen preconditioner, in the preconditioned curvature.
+
+    Adam's first moment is the average :math:`m \leftarrow \beta_1m + (1 - \beta_1)g`, divided by
+    :math:`1 - \beta_1^t` at step t. With that factor frozen as well,
+
+    .. math:: \eta\lambda = (2 - \eta w)\,\frac{1 + \beta_1}{1 - \beta_1}\,(1 - \beta_1^t)
+
+    with decoupled weight decay w (AdamW). The correction makes the edge rise from
+    2(1 + β₁) at the first step to 38 for β₁ = 0.9.
+
+    Parameters
+    ----------
+    beta1 : float
+        β₁, 0 ≤ β₁ < 1.
+    step : int, optional
+        t, from 1. Without it the limit of many steps.
+    weight_decay : float
+        ηw of decoupled weight decay.
+
+    References
+    ----------
+    Cohen et al. (2022), "Adaptive gradient methods at the edge of stability", who count the
+    correction to the preconditioner.
+    """
+    _check_beta(beta1, "beta1")
+    if step is not None and step < 1:
+        raise InputError(f"step counts from 1, got {step}.")
+    correction = 1.0 if step is None else 1 - beta1**step
+    return (2 - weight_decay) * (1 + beta1) / (1 - beta1) * correction
+
+
+def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = False) -> float:
+    r"""Largest learning rate at which SGD at an interpolating minimum is stable in mean square.
+
+    There every sample's gradient vanishes, and a step multiplies by :math:`I - \eta H_B` with the
+    batch's own Hessian. The second moments are multiplied by
+
+    .. math:: \mathbb{E}\,(I - \eta H_B) \otimes (I - \eta H_B) = I - \eta P + \eta^2 Q, \quad
+              P = \bar H \otimes I + I \otimes \bar H, \quad Q = \mathbb{E}\, H_B \otimes H_B,
+
+    which is marginal at the smallest η for which :math:`P - \eta Q` is singular on the range of
+    P. In one dimension :math:`\eta\bar\lambda = 2/(1 + c^2)` with c the relative standard
+    deviation of the batch's curvature.
+
+    Parameters
+    ----------
+    hessians : Tensor
+        Hessians of the N samples' losses, shape ``(N, D, D)``, or curvatures in one dimension,
+        shape ``(N,)``; positive semidefinite. The matrices here have D² rows: D is for dozens.
+    batch_size : int
+        B.
+    replacement : bool
+        Whether a batch may hold a sample more than once.
+
+    Returns
+    -------
+    float
+        The edge η, not ηλ: there is no single λ. Infinite if all Hessians vanish.
+
+    Raises
+    ------
+    InputError
+        For shapes or batch sizes that cannot be.
+
+    References
+    ----------
+    Ma and Ying (2021), "On linear stability of SGD and input-smoothness of neural networks";
+    Mulayoff and Michaeli (2024), "Exact mean square linear stability analysis for SGD".
+    """
+    h = hessians.reshape(-1, 1, 1) if hessians.ndim == 1 else hessians
+    if h.ndim != 3 or h.shape[1] != h.shape[2] or not h.is_floating_point():
+        raise InputError(
+            f"hessians must have shape (N,) or (N, D, D), got {tuple(hessians.shape)}."
+        )
+    n, d = h.shape[:2]
+    if not (batch_size >= 1 and (replacement or batch_size <= n)):
+        raise InputError(f"A batch of {batch_size} cannot be drawn from {n} samples.")
+    mean, eye = h.mean(0), torch.eye(d, dtype=h.dtype, device=h.device)
+    # Share of the single samples' variance that is left in a batch's mean.
+    left = 1 / batch_size
+    if not replacement:
+        left *= (n - batch_size) / (n - 1) if n > 1 else 0.0
+    p = torch.kron(mean, eye) + torch.kron(eye, mean)
+    squared = torch.kron(mean, mean)
+    q = squared + left * (sum(torch.kron(a, a) for a in h) / n - squared)
+    # The largest eigenvalue of P^(−1/2) Q P^(−1/2); Q lives where P does.
+    values, vectors = torch.linalg.eigh(p)
+    keep = values > values[-1] * values.numel() * torch.finfo(h.dtype).eps
+    root = vectors[:, keep] / values[keep].sqrt()
+    if not root.numel():
+        return math.inf
+    return 1 / float(torch.linalg.eigvalsh(root.T @ q @ root)[-1])
+
+
+def stability_edge(optimizer: torch.optim.Optimizer) -> float:
+    """The value of ηλ at which a torch optimiser's linearised step is marginal.
+
+    λ is an eigenvalue of the Hessian, preconditioned as the optimiser does it
+    (:func:`preconditioner`); all else is frozen in its present state.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        SGD (with momentum, dampening, Nesterov, weight decay), Adam, AdamW, RMSprop or Adagrad.
+        Its parameter groups may differ in their learning rates if nothing else of the edge
+        depends on them.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InputError
+        For other optimisers, with ``maximize``, or where groups have different edges.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> weights = [torch.nn.Parameter(torch.ones(3))]
+    >>> gf.optim.stability_edge(torch.optim.SGD(weights, lr=0.1, momentum=0.5))
+    3.0
+    """
+    family = _family(optimizer)
+    edges = [_edge_of_group(family, optimizer, group) for group in optimizer.param_groups]
+    if max(edges) - min(edges) > 1e-12 * abs(max(edges)):
+        raise InputError(
+            "The optimiser's parameter groups have different edges "
+            f"({', '.join(f'{e:g}' for e in edges)}), so there is no single one. "
+            "Give all groups the same momentum and weight decay × lr."
+        )
+    return edges[0]
+
+
+def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> Tensor:
+    r"""Learning rate over preconditioner, entry by entry: the step is this times a momentum.
+
+    The *preconditioned sharpness*, in units of the learning rate, is the largest eigenvalue of
+    :math:`D^{1/2} H D^{1/2}` with D the diagonal matrix of these entries: η for SGD,
+    :math:`\eta/(\sqrt{\hat v} + \epsilon)` for Adam.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        As for :func:`stability_edge`.
+    parameters : iterable of Tensor
+        Those that make up θ, in its order. Entries of parameters that the optimiser does not
+        hold are zero: it does not move them.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(D,)``.
+
+    Raises
+    ------
+    InputError
+        For other optimisers, or before an adaptive one's first step.
+    """
+    family = _family(optimizer)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    parts = []
+    for p in parameters:
+        group = groups.get(id(p))
+        if group is None:
+            parts.append(torch.zeros_like(p).reshape(-1))
+            continue
+        lr = float(group["lr"])
+        scale = _SCALES[family](optimizer.state.get(p, {}), group)
+        entry = torch.full_like(p, lr) if scale is None else lr / scale
+        parts.append(entry.detach().reshape(-1))
+    return torch.cat(parts)
+
+
+# -- inside --------------------------------------------------------------------------------------
+
+
+def _check_beta(beta: float, name: str = "beta") -> None:
+    if not 0 <= beta < 1:
+        raise InputError(f"{name} must be in [0, 1), got {beta}.")
+
+
+_FAMILIES = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,  # AdamW is one
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+
+
+def _family(optimizer: torch.optim.Optimizer) -> str:
+    for name, kind in _FAMILIES.items():
+        if isinstance(optimizer, kind):
+            break
+    else:
+        raise InputError(
+            f"The stability edge of {type(optimizer).__name__} is not known here; "
+            "known are SGD, Adam, AdamW, RMSprop and Adagrad."
+        )
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise InputError("With maximize=True an optimiser climbs; it has no edge.")
+    return name
+
+
+def _edge_of_group(family: str, optimizer: torch.optim.Optimizer, group: Mapping) -> float:
+    lr, decay = float(group["lr"]), float(group["weight_decay"])
+    if family == "sgd":
+        beta, decay = group["momentum"], lr * decay
+        if beta == 0:
+            return gradient_descent(weight_decay=decay)
+        if group["nesterov"]:
+            return nesterov(beta, weight_decay=decay)
+        return heavy_ball(beta, dampening=group["dampening"], weight_decay=decay)
+    decoupled = bool(group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
+    if decay and not decoupled:
+        raise InputError(
+            f"An L2 term inside {type(optimizer).__name__} is scaled by the preconditioner and "
+            "shifts every curvature by another amount. Put it into the loss, or use AdamW."
+        )
+    if family == "adam":
+        steps = [int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state.get(p)]
+        return adam(
+            float(group["betas"][0]), max(steps) if steps else None, weight_decay=lr * decay
+        )
+    return heavy_ball(group.get("momentum", 0.0))
+
+
+def _adam_scale(state: Mapping, group: Mapping) -> Tensor:
+    v = _second(state, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+    return (v / (1 - float(group["betas"][1]) ** int(state["step"]))).sqrt() + group["eps"]
+
+
+def _rmsprop_scale(state: Mapping, group: Mapping) -> Tensor:
+    v = _second(state, "square_avg")
+    if group["centered"]:
+        v = v - state["grad_avg"] ** 2
+    return v.sqrt() + group["eps"]
+
+
+def _adagrad_scale(state: Mapping, group: Mapping) -> Tensor:
+    v = _second(state, "sum")
+    slowed = 1 + (int(state["step"]) - 1) * group["lr_decay"]
+    return slowed * (v.sqrt() + group["eps"])
+
+
+def _second(state: Mapping, name: str) -> Tensor:
+    if name not in state:
+        raise InputError(
+            "The optimiser has not taken a step yet, so it has no preconditioner. "
+            "Ask again after its first step."
+        )
+    return state[name]
+
+
+_SCALES = {
+    "sgd": lambda state, group: None,
+    "adam": _adam_scale,
+    "rmsprop": _rmsprop_scale,
+    "adagrad": _adagrad_scale,
+}
