@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from gdflows.curvature.subspace import Solved, largest
 from gdflows.errors import InputError
 from gdflows.objective import Objective, Point
 
@@ -38,9 +38,14 @@ class Eigenpairs:
 
 
 def top_eigenpairs(
-    objective: Objective, theta: Tensor, k: int = 1, *, tol: float = 1e-4
+    objective: Objective,
+    theta: Tensor,
+    k: int = 1,
+    *,
+    tol: float = 1e-4,
+    scale: Tensor | None = None,
 ) -> Eigenpairs:
-    """The k algebraically largest eigenvalues of ∇²E(θ), with eigenvectors.
+    r"""The k algebraically largest eigenvalues of ∇²E(θ), with eigenvectors.
 
     The largest is the *sharpness*. Algebraically largest, not largest in magnitude: a network's
     Hessian has negative eigenvalues too.
@@ -54,7 +59,11 @@ def top_eigenpairs(
     k : int
         How many.
     tol : float
-        Relative accuracy asked of the eigenvalues.
+        Relative accuracy asked of the eigenvalues. It is reached by estimate; the residuals say
+        what is certain.
+    scale : Tensor, optional
+        Entries s of a diagonal matrix S, shape ``(D,)``: eigenpairs of S H S. With the roots of
+        :func:`gdflows.optim.preconditioner` the first is the *preconditioned sharpness*.
 
     Returns
     -------
@@ -65,12 +74,20 @@ def top_eigenpairs(
     ------
     InputError
         If k is not in 1 … D.
+    ConvergenceError
+        If a thousand products do not reach the accuracy.
+
+    Notes
+    -----
+    Lanczos' method with full orthogonalisation, from the gradient and a random vector in equal
+    parts: the gradient leans towards the top eigenvectors, the random part makes sure that none
+    is missed by symmetry. An eigenvalue that occurs more than once is found once.
 
     References
     ----------
-    Implicitly restarted Lanczos (ARPACK), through ``scipy.sparse.linalg.eigsh``.
+    Saad, *Numerical Methods for Large Eigenvalue Problems*, chapter 6.
     """
-    return extreme_eigenpairs(objective.at(_real(theta)), k, "LA", tol)
+    return extreme_eigenpairs(objective.at(_real(theta)), k, "LA", tol, scale=scale)
 
 
 def bottom_eigenpairs(
@@ -83,38 +100,53 @@ def bottom_eigenpairs(
     return extreme_eigenpairs(objective.at(_real(theta)), k, "SA", tol)
 
 
-def extreme_eigenpairs(point: Point, k: int, which: str, tol: float) -> Eigenpairs:
+def extreme_eigenpairs(
+    point: Point, k: int, which: str, tol: float, *, scale: Tensor | None = None
+) -> Eigenpairs:
     """Eigenpairs at a point whose gradient is already paid for; ``which`` is "LA" or "SA"."""
     theta, dim = point.theta, point.theta.numel()
     if not 1 <= k <= dim:
         raise InputError(f"k must be in 1 … {dim}, got {k}.")
     _real(theta)
+    sign, product = (1 if which == "LA" else -1), scaled_product(point, scale)
     if dim <= max(DENSE, k + 1):
-        hessian = point.hvp(torch.eye(dim, dtype=theta.dtype, device=theta.device))
-        values, columns = torch.linalg.eigh((hessian + hessian.T) / 2)
-        order = slice(-k, None) if which == "LA" else slice(None, k)
-        values, vectors, hvps = values[order], columns.T[order], dim
-        images = vectors @ hessian
-    else:
-        hvps = 0
+        hessian = product(torch.eye(dim, dtype=theta.dtype, device=theta.device))
+        values, columns = torch.linalg.eigh(sign * (hessian + hessian.T) / 2)
+        values, vectors = values.flip(0)[:k], columns.T.flip(0)[:k]
+        images = sign * (vectors @ hessian)
+        residuals = torch.linalg.vector_norm(images - values[:, None] * vectors, dim=1)
+        return Eigenpairs(sign * values, vectors, residuals, dim)
+    return pairs_of(cold(lambda v: sign * product(v), point, k, tol), k, sign, theta)
 
-        def product(v: np.ndarray) -> np.ndarray:
-            nonlocal hvps
-            hvps += 1
-            v = torch.from_numpy(np.ascontiguousarray(v.reshape(-1))).to(theta.device, theta.dtype)
-            return point.hvp(v).to("cpu", torch.float64).numpy()
 
-        operator = scipy.sparse.linalg.LinearOperator((dim, dim), product, dtype=np.float64)
-        # A fixed start makes the answer reproducible; random, so that it misses no eigenvector.
-        start = np.random.default_rng(0).standard_normal(dim)
-        values, columns = scipy.sparse.linalg.eigsh(operator, k=k, which=which, tol=tol, v0=start)
-        values = torch.from_numpy(values).to(theta.device, theta.dtype)
-        vectors = torch.from_numpy(columns.T.copy()).to(theta.device, theta.dtype)
-        images = point.hvp(vectors)
-        hvps += k
-    residuals = torch.linalg.vector_norm(images - values[:, None] * vectors, dim=1)
-    order = torch.argsort(values, descending=which == "LA")
-    return Eigenpairs(values[order], vectors[order], residuals[order], hvps)
+def scaled_product(point: Point, scale: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """v → S H S v."""
+    if scale is None:
+        return point.hvp
+    if scale.shape != point.theta.shape:
+        raise InputError(f"scale must have θ's shape {tuple(point.theta.shape)}.")
+    scale = scale.to(point.theta)
+    return lambda v: scale * point.hvp(scale * v)
+
+
+def cold(product, point: Point, k: int, tol: float, seed: int = 0) -> Solved:
+    """A search for the top that knows nothing but the gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(point.theta.numel(), generator=generator, dtype=torch.float64)
+    noise = noise.to(point.theta)
+    length = torch.linalg.vector_norm(point.grad)
+    start = noise / torch.linalg.vector_norm(noise)
+    if length > 0:
+        start = start + point.grad / length
+    return largest(product, start[None], k, tol)
+
+
+def pairs_of(solved: Solved, k: int, sign: int, theta: Tensor) -> Eigenpairs:
+    """The first k of them, in θ's dtype."""
+    rows = solved.pairs.rows[:k]
+    vectors = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    values, residuals = solved.values[:k].to(theta), solved.residuals[:k].to(theta)
+    return Eigenpairs(sign * values, vectors, residuals, solved.products)
 
 
 def _real(theta: Tensor) -> Tensor:

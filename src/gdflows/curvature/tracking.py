@@ -1,0 +1,178 @@
+"""The top of the Hessian's spectrum along a path, for a few products a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gdflows.curvature.eigen import (
+    DENSE,
+    Eigenpairs,
+    cold,
+    extreme_eigenpairs,
+    pairs_of,
+    scaled_product,
+)
+from gdflows.curvature.subspace import Solved, Space, largest
+from gdflows.errors import InputError
+from gdflows.objective import Objective, Point
+
+FORGET = 0.7  # how slowly the choice of the better precursor forgets
+SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be that much smaller
+LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
+LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked(Eigenpairs):
+    """Eigenpairs along a path.
+
+    Attributes
+    ----------
+    values, vectors, residuals, hvps
+        As in :class:`Eigenpairs`; ``hvps`` were spent on this update, checks included.
+    since_check : int
+        Updates since the last cold check, which started from a random vector and would have
+        found a larger eigenvalue; 0 if this one was checked.
+    """
+
+    since_check: int
+
+
+class Tracker:
+    """Follow the k largest eigenvalues of the Hessian along a path.
+
+    Consecutive Hessians are alike. The tracker keeps the eigenvectors of the last two points,
+    some more than asked for as guards, with their images under the Hessians of then. From there
+    it corrects by Davidson's method: each product is spent on the direction in which, judged by
+    the old images, the eigenvalue has most to gain. Two points are kept, because an optimiser at
+    the edge of stability swings: the Hessian is more like that of two steps ago. Whichever was
+    the better precursor is used.
+
+    Parameters
+    ----------
+    objective : Objective
+        The loss.
+    k : int
+        How many eigenvalues.
+    tol : float
+        Relative accuracy asked of them.
+    guards : int
+        Further eigenvectors kept. If several eigenvalues lie close below the k-th, more guards
+        keep them apart.
+    check_every : int
+        Updates between two cold checks.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic(torch.arange(1.0, 301.0))
+    >>> tracker = gf.curvature.Tracker(E)
+    >>> round(float(tracker.update(torch.ones(300)).values[0]))
+    300
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        k: int = 1,
+        *,
+        tol: float = 1e-3,
+        guards: int = 3,
+        check_every: int = 50,
+    ):
+        if k < 1:
+            raise InputError(f"k must be at least 1, got {k}.")
+        if not tol > 0:
+            raise InputError(f"tol must be positive, got {tol}.")
+        if guards < 1 or check_every < 1:
+            raise InputError("guards and check_every must be at least 1.")
+        self.objective, self.k, self.tol = objective, k, tol
+        self.guards, self.check_every = guards, check_every
+        self._past: list[Space] = []  # the last two, latest last
+        self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
+        self._updates = 0
+
+    def update(self, theta: Tensor | Point, *, scale: Tensor | None = None) -> Tracked:
+        """The eigenpairs at the next point of the path.
+
+        Parameters
+        ----------
+        theta : Tensor or Point
+            Where, shape ``(D,)``; a Point if its gradient is wanted for other things too.
+        scale : Tensor, optional
+            As in :func:`top_eigenpairs`.
+
+        Returns
+        -------
+        Tracked
+        """
+        point = theta if isinstance(theta, Point) else self.objective.at(theta)
+        if point.objective is not self.objective:
+            raise InputError("This point belongs to another objective than the tracker.")
+        if point.theta.numel() <= max(DENSE, self.k + self.guards):
+            pairs = extreme_eigenpairs(point, self.k, "LA", self.tol, scale=scale)
+            return Tracked(**vars(pairs), since_check=0)
+        product = scaled_product(point, scale)
+        since = self._updates % self.check_every
+        self._updates += 1
+        if not self._past:
+            solved = cold(product, point, self.k, self.tol)
+            known = None
+        else:
+            known = self._precursor()
+            tol = torch.full((self.k + 1,), self.tol / SAFETY, dtype=torch.float64)
+            tol[-1] *= LOOSER
+            solved = largest(product, known.rows[: self.k + 1], self.k + 1, tol, known=known)
+            if since == 0:
+                solved = self._checked(product, point, solved)
+        self._keep(solved, known)
+        pairs = pairs_of(solved, self.k, 1, point.theta)
+        return Tracked(**vars(pairs), since_check=since)
+
+    def state_dict(self) -> dict:
+        """Everything that the next update depends on."""
+        past = [(space.rows, space.images) for space in self._past]
+        return {"past": past, "likeness": list(self._likeness), "updates": self._updates}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from where :meth:`state_dict` was taken, to the same bits."""
+        self._past = [Space(*pair) for pair in state["past"]]
+        self._likeness, self._updates = list(state["likeness"]), state["updates"]
+
+    def _precursor(self) -> Space:
+        nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]
+        return self._past[-1 if nearer else -2]
+
+    def _checked(self, product, point: Point, solved: Solved) -> Solved:
+        """The better of two, once one has been sought from a random start."""
+        fresh = cold(product, point, self.k, self.tol, seed=self._updates)
+        values = solved.values[: self.k]
+        missed = fresh.values > values + self.tol * values.abs()
+        better = fresh if bool(missed.any()) else solved
+        spent = solved.products + fresh.products
+        return Solved(**(vars(better) | {"products": spent}))
+
+    def _keep(self, solved: Solved, known: Space | None) -> None:
+        """The best vectors of what was just computed and of what was known."""
+        space = solved.space
+        n, keep = len(space.rows), self.k + self.guards
+        if known is None:
+            _, coefficients = space.ritz()
+        else:
+            old = known.without(space, LEAST)
+            space = Space(
+                torch.cat([space.rows, old.rows]), torch.cat([space.images, old.images])
+            )
+            projected = (space.rows @ space.images.T).double()
+            # Between new and old vectors the new images know better.
+            projected[n:, :n] = projected[:n, n:].T
+            _, columns = torch.linalg.eigh((projected + projected.T) / 2)
+            coefficients = columns.T.flip(0)
+        kept = space.combine(coefficients[:keep])
+        for i, before in enumerate(reversed(self._past)):
+            like = float((before.rows[0] @ kept.rows[0]).abs())
+            self._likeness[i] = FORGET * self._likeness[i] + (1 - FORGET) * like
+        self._past = [*self._past[-1:], kept]
