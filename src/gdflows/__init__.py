@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gdflows import curvature, errors, flows, optim, probes
 from gdflows.flows import stability_coefficients
 from gdflows.integrate import descend, integrate
+from gdflows.monitor import SharpnessMonitor
 from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
 
@@ -26,6 +27,7 @@ _LAZY = ("bseries", "plotting", "problems", "runs")
 __all__ = [
     "Objective",
     "Point",
+    "SharpnessMonitor",
     "Trajectory",
     "bseries",
     "curvature",

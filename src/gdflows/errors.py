@@ -54,3 +54,7 @@ class IntegrationError(GdflowsError, RuntimeError):
 
 class DataError(GdflowsError, RuntimeError):
     """A data set is missing, unknown, incomplete or corrupt."""
+
+
+class EdgeWarning(UserWarning):
+    """Training has crossed its optimiser's stability edge."""

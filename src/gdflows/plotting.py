@@ -148,3 +148,24 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
         ax.set_xticks(x, [f"{value:.2g}" for value in x])
         ax.xaxis.minorticks_off()
     return float(order)
+
+
+def against_edge(ax: Axes, steps, sharpness, *, edge: float = 1.0, **kwargs) -> None:
+    """Sharpness against steps, and the stability edge as a dashed line.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    steps, sharpness : array_like
+        Sharpness in the unit in which the edge is given: 2 for hλ, 1 for the ratio of a
+        :class:`gdflows.SharpnessMonitor`.
+    edge : float
+        Where the line is drawn.
+    **kwargs
+        For ``ax.plot``.
+    """
+    ax.plot(steps, sharpness, **kwargs)
+    if not any(line.get_gid() == "edge" for line in ax.lines):
+        ax.axhline(edge, color="#555555", linewidth=1, linestyle="--", gid="edge")
+    ax.set_xlabel("step")

@@ -16,7 +16,8 @@ FLOOR = {
     "integrate": 5, "probes": 5,
     "runs": 6,
     "plotting": 7,
-    "experiments": 8,
+    "monitor": 8,
+    "experiments": 9,
 }
 # Plotting draws what it is given: it may know these, and no flow, solver or study.
 PLOTTING_MAY = {"errors", "objective", "trajectory", "runs"}
