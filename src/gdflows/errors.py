@@ -56,5 +56,9 @@ class DataError(GdflowsError, RuntimeError):
     """A data set is missing, unknown, incomplete or corrupt."""
 
 
+class InterruptedRunError(GdflowsError, RuntimeError):
+    """A run stopped for want of memory or disk space; what it had saved is kept."""
+
+
 class EdgeWarning(UserWarning):
     """Training has crossed its optimiser's stability edge."""

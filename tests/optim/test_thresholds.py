@@ -93,13 +93,13 @@ def test_sgd_in_mean_square_against_all_batches(batch, replacement):
     hessians = roots @ roots.mT  # rank 2 each, rank 3 together
     eta = thresholds.sgd_mean_square(hessians, batch, replacement=replacement)
     drawn = itertools.product if replacement else itertools.combinations
-    batches = (
-        list(drawn(range(4), repeat=batch)) if replacement else list(drawn(range(4), batch))
-    )
+    batches = list(drawn(range(4), repeat=batch)) if replacement else list(drawn(range(4), batch))
 
     def growth(lr):
         maps = [torch.eye(3, dtype=f64) - lr * hessians[list(b)].mean(0) for b in batches]
-        return float(torch.linalg.eigvals(sum(torch.kron(a, a) for a in maps) / len(maps)).abs().max())
+        return float(
+            torch.linalg.eigvals(sum(torch.kron(a, a) for a in maps) / len(maps)).abs().max()
+        )
 
     assert growth(eta) == pytest.approx(1, abs=1e-12)
     assert growth(0.99 * eta) < 1 < growth(1.01 * eta)

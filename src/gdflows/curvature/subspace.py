@@ -134,7 +134,9 @@ def largest(
         norms = torch.linalg.vector_norm(residuals, dim=1).double()
         norm = float(values.abs().max())
         scale = wanted.abs().clamp_min(max(1e-4 * norm, torch.finfo(torch.float64).tiny))
-        errors, corrections = _outlook(wanted, values, residuals, norms, known, tol[: len(wanted)] * scale)
+        errors, corrections = _outlook(
+            wanted, values, residuals, norms, known, tol[: len(wanted)] * scale
+        )
         errors = errors / scale
         complete = len(space.rows) == dim or (len(wanted) == k and bool((errors < tol).all()))
         if complete:
@@ -142,12 +144,15 @@ def largest(
         if products >= most:
             raise ConvergenceError(
                 f"{products} Hessian-vector products reached a relative accuracy of "
-                f"{float(errors.max()):.1g}, not {float(tol.min()):g}. Ask for less, or for fewer eigenpairs."
+                f"{float(errors.max()):.1g}, not {float(tol.min()):g}. Ask for less, or for fewer "
+                "eigenpairs."
             )
         if len(space.rows) >= width:
             space = space.combine(coefficients[: k + (width - k) // 3])
         # The worst first; a direction that is already there makes room for the next.
-        if not any(add(corrections[i]) for i in torch.argsort(errors / tol[: len(errors)], descending=True)):
+        if not any(
+            add(corrections[i]) for i in torch.argsort(errors / tol[: len(errors)], descending=True)
+        ):
             # Everything is exact to rounding, or the space is invariant and misses something.
             if len(wanted) == k:
                 return Solved(wanted, pairs, norms, errors, space, products)

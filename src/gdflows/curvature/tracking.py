@@ -163,9 +163,7 @@ class Tracker:
             _, coefficients = space.ritz()
         else:
             old = known.without(space, LEAST)
-            space = Space(
-                torch.cat([space.rows, old.rows]), torch.cat([space.images, old.images])
-            )
+            space = Space(torch.cat([space.rows, old.rows]), torch.cat([space.images, old.images]))
             projected = (space.rows @ space.images.T).double()
             # Between new and old vectors the new images know better.
             projected[n:, :n] = projected[:n, n:].T

@@ -1,8 +1,8 @@
 """The studies that the book reports, by name, and the command line that runs them."""
 
-from gdflows.experiments.registry import STUDIES, repeat, study
+from gdflows.experiments.registry import STUDIES, carry_out, repeat, study
 
-__all__ = ["STUDIES", "repeat", "study"]
+__all__ = ["STUDIES", "carry_out", "repeat", "study"]
 
 # Importing a study's module registers it.
-from gdflows.experiments import edge_models, predictions, step_size  # noqa: F401
+from gdflows.experiments import edge_models, eos, predictions, step_size  # noqa: F401

@@ -8,6 +8,14 @@ from gdflows import problems
 from gdflows.errors import InputError
 from gdflows.objective import FlatModule
 
+LARGE = {
+    # Without normalisation, as in the study of Cohen et al. (2021); and with that of groups,
+    # which unlike that of batches leaves the loss a sum over the samples.
+    "vgg11": problems.vgg11,
+    "resnet18": problems.resnet18,
+    "vit": lambda width, activation, **rest: problems.vit(width, **rest),
+}
+
 
 def training_loss(
     network: str,
@@ -21,20 +29,26 @@ def training_loss(
     *,
     loss: str = "mse",
     dtype: str = "float64",
+    init: str = "xavier",
+    chunk: int | None = None,
 ) -> FlatModule:
-    """The full-batch loss of a fully connected (``"mlp"``) or convolutional (``"conv"``) network.
+    """The full-batch loss of a network on a data set.
 
-    Hidden widths or channels are written as in ``"300-200"``; the rest is what
-    :func:`gdflows.problems.mlp`, :func:`~gdflows.problems.conv` and
-    :func:`~gdflows.problems.classification` take.
+    The network is fully connected (``"mlp"``) or convolutional (``"conv"``), with hidden widths
+    or channels written as in ``"300-200"``; or ``"vgg11"``, ``"resnet18"`` or ``"vit"``, whose
+    one width is a factor, as in ``"0.5"``. The rest is what :func:`gdflows.problems.mlp`,
+    :func:`~gdflows.problems.conv` and :func:`~gdflows.problems.classification` take.
     """
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
     samples = problems.load(data, dtype=getattr(torch, dtype))
-    hidden = [int(w) for w in widths.split("-")]
     shape, classes = samples.x_train.shape[1:], len(samples.classes)
-    common = {"init": "xavier", "scale": scale, "seed": seed, "dtype": getattr(torch, dtype)}
+    common = {"init": init, "scale": scale, "seed": seed, "dtype": getattr(torch, dtype)}
     common["device"] = device
+    if network in LARGE:
+        net = LARGE[network](float(widths), classes=classes, activation=activation, **common)
+        return problems.classification(samples, net, loss=loss, n=n, chunk=chunk)
+    hidden = [int(w) for w in widths.split("-")]
     if network == "mlp":
         net = problems.mlp([shape.numel(), *hidden, classes], activation, **common)
     elif network == "conv":
@@ -47,5 +61,6 @@ def training_loss(
         if rows:
             net = torch.nn.Sequential(torch.nn.Unflatten(1, (1, side, side)), *net)
     else:
-        raise InputError(f"network must be 'mlp' or 'conv', got {network!r}.")
-    return problems.classification(samples, net, loss=loss, n=n)
+        known = ", ".join(["mlp", "conv", *LARGE])
+        raise InputError(f"network must be one of {known}, got {network!r}.")
+    return problems.classification(samples, net, loss=loss, n=n, chunk=chunk)

@@ -1,8 +1,7 @@
-"""The command ``gdflows``: list, run, show."""
+"""The command ``gdflows``: run studies, continue them, look at their records."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -10,10 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
+import torch
 import typer
 
 from gdflows import experiments, runs
 from gdflows.errors import GdflowsError
+from gdflows.experiments.registry import PICTURES, RESUMABLE, carry_out, options
 
 app = typer.Typer(
     help="Gradient descent in continuous time: run the book's studies, look at their records.",
@@ -49,29 +50,146 @@ def show(
         typer.echo(repr(run.table))
 
 
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that was broken off.")],
+) -> None:
+    """Continue a run that was killed, to the same bits as if it had not been."""
+    kept = _or_exit(lambda: runs.unfinished(folder))
+    config = dict(kept["config"])
+    name = config.pop("study")
+    if kept["device"] is not None and "device" in _names(name):
+        config["device"] = kept["device"]
+    _carry_out(name, config, folder)
+
+
+@app.command()
+def plot(
+    names: Annotated[list[str], typer.Argument(help="Recorded runs of one study, or folders.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The picture; default: in the run's folder.")
+    ] = None,
+) -> None:
+    """Draw a run, or several of one study together."""
+    found = _or_exit(lambda: [runs.load(name) for name in names])
+    studies = {run.config.get("study") for run in found}
+    name = studies.pop()
+    picture = PICTURES.get(name)
+    if studies or picture is None:
+        _fail(
+            "only runs of one study can be drawn together."
+            if studies
+            else f"the study {name!r} has no picture; look at its table: gdflows show {names[0]}"
+        )
+    if out is None:
+        folder = Path(names[0])
+        if not folder.is_dir():
+            _fail("a shipped run has no folder of yours: say where with --out FILE.png")
+        out = folder / "picture.png"
+    import matplotlib.pyplot as plt
+
+    from gdflows import plotting
+
+    plt.switch_backend("agg")
+    plotting.style()
+    figure = plt.figure(figsize=(7, 5.5))
+    picture(figure, found)
+    figure.savefig(out)
+    typer.echo(f"Drawn to {out}")
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Recorded runs, or folders.")],
+) -> None:
+    """Runs side by side: where their configurations differ, and their last rows."""
+    found = _or_exit(lambda: [runs.load(name) for name in names])
+    configs = pd.DataFrame([run.config for run in found], index=[run.name for run in found]).T
+    differing = configs[configs.astype(str).nunique(axis=1) > 1]
+    last = pd.DataFrame({run.name: run.table.iloc[-1] for run in found})
+    seconds = pd.DataFrame({run.name: [run.environment["seconds"]] for run in found})
+    seconds.index = ["seconds"]
+    with pd.option_context("display.width", 120, "display.max_rows", 100):
+        typer.echo("Configurations differ in" if len(differing) else "The same configuration.")
+        if len(differing):
+            typer.echo(differing.to_string())
+        typer.echo("Last rows")
+        typer.echo(pd.concat([last, seconds]).to_string())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(help="The study.")],
+    over: Annotated[str, typer.Option("--over", help="As in lr=0.01,0.02,0.05.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the records' folders.")],
+) -> None:
+    """Run a study once for each value of an option; all its other options are taken too.
+
+    A value whose run is finished already is skipped, and one that was broken off continued, so
+    the same command continues a sweep.
+    """
+    key, _, values = over.partition("=")
+    if not key or not values:
+        _fail(f"--over must be like lr=0.01,0.02, got {over!r}.")
+    program = typer.main.get_command(run_app)
+    for value in values.split(","):
+        folder = out / f"{key}={value}"
+        if (folder / "run.json").exists():
+            typer.echo(f"{folder} is there already")
+            continue
+        words = [study, "--out", str(folder), f"--{key}", value, *context.args]
+        code = program.main(words, prog_name="gdflows run", standalone_mode=False)
+        if code:
+            raise typer.Exit(code)
+
+
 def command(name: str, study: Callable[..., pd.DataFrame]) -> Callable:
     """A study as a command: its keyword arguments, and where to put the record."""
-    signature = inspect.signature(study)
-    hints = typing.get_type_hints(study)
+    hints = typing.get_type_hints(study, include_extras=True)
 
-    @functools.wraps(study)
     def run(out: Path, **config) -> None:
-        recorded = {"study": name} | {k: v for k, v in config.items() if k != "device"}
-        device = config.get("device", "cpu")
-        made = _or_exit(lambda: runs.record(out, recorded, lambda: study(**config), device=device))
-        typer.echo(repr(made))
-        typer.echo(f"Written to {out}")
+        _carry_out(name, config, out)
 
+    run.__doc__ = study.__doc__
     where = Annotated[Path, typer.Option("--out", help="Folder for the record.")]
-    options = [
+    # The data are what other programs call a dataset.
+    hints |= {"data": Annotated[str, typer.Option("--data", "--dataset")]}
+    parameters = [
         inspect.Parameter(p.name, p.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
-        for p in signature.parameters.values()
+        for p in options(study)
     ]
     first = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=where)
-    run.__signature__ = signature.replace(parameters=[first, *options], return_annotation=None)
-    run.__annotations__ = {p.name: p.annotation for p in (first, *options)}
-    del run.__wrapped__
+    run.__signature__ = inspect.Signature([first, *parameters])
+    run.__annotations__ = {p.name: p.annotation for p in (first, *parameters)}
     return run
+
+
+def _carry_out(name: str, config: dict, out: Path) -> None:
+    if config.get("device") == "auto":
+        config["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    recorded = {"study": name} | {k: v for k, v in config.items() if k != "device"}
+    resumable = name in RESUMABLE
+    made = _or_exit(
+        lambda: runs.record(
+            out,
+            recorded,
+            lambda *log: carry_out(name, config, *log),
+            device=config.get("device", "cpu"),
+            resumable=resumable,
+        )
+    )
+    typer.echo(repr(made))
+    typer.echo(f"Written to {out}")
+
+
+def _names(study: str) -> list[str]:
+    return [p.name for p in options(experiments.STUDIES[study])]
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"gdflows: {message}", err=True)
+    raise typer.Exit(1)
 
 
 def _or_exit(action: Callable):
@@ -79,8 +197,7 @@ def _or_exit(action: Callable):
     try:
         return action()
     except GdflowsError as e:
-        typer.echo(f"gdflows: {e}", err=True)
-        raise typer.Exit(1) from e
+        _fail(str(e))
 
 
 for _name, _study in experiments.STUDIES.items():

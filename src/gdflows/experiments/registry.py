@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from gdflows.errors import InputError
-from gdflows.runs import Run
+from gdflows.runs import Log, Run
 
 
 class Check(NamedTuple):
@@ -29,9 +29,18 @@ class Check(NamedTuple):
 
 STUDIES: dict[str, Callable[..., pd.DataFrame]] = {}
 CHECKS: dict[str, Check] = {}
+RESUMABLE: set[str] = set()
+PICTURES: dict[str, Callable] = {}
 
 
-def study(name: str, *, keys: tuple[str, ...], check: Callable[[Mapping], Mapping]) -> Callable:
+def study(
+    name: str,
+    *,
+    keys: tuple[str, ...],
+    check: Callable[[Mapping], Mapping],
+    resumable: bool = False,
+    picture: Callable | None = None,
+) -> Callable:
     """Register a study under a name.
 
     Parameters
@@ -40,6 +49,11 @@ def study(name: str, *, keys: tuple[str, ...], check: Callable[[Mapping], Mappin
         What the command line calls it.
     keys, check
         How its records are checked: see :class:`Check`.
+    resumable : bool
+        The study's first argument, ``log``, is a :class:`gdflows.runs.Log`, from whose state it
+        goes on.
+    picture : callable, optional
+        ``picture(figure, runs)`` draws one or several of its runs on a matplotlib figure.
 
     Raises
     ------
@@ -50,16 +64,32 @@ def study(name: str, *, keys: tuple[str, ...], check: Callable[[Mapping], Mappin
     def register(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
         if name in STUDIES:
             raise InputError(f"There are two studies named {name!r}.")
-        for p in inspect.signature(function).parameters.values():
+        for p in options(function):
             if p.kind is not p.KEYWORD_ONLY or p.default is p.empty:
                 raise InputError(
                     f"Study {name!r}: argument {p.name!r} must be keyword-only with a default."
                 )
         STUDIES[name] = function
         CHECKS[name] = Check(keys, check)
+        if resumable:
+            RESUMABLE.add(name)
+        if picture is not None:
+            PICTURES[name] = picture
         return function
 
     return register
+
+
+def options(function: Callable) -> list[inspect.Parameter]:
+    """A study's arguments but for its log."""
+    return [p for p in inspect.signature(function).parameters.values() if p.name != "log"]
+
+
+def carry_out(name: str, config: Mapping, log: Log | None = None) -> pd.DataFrame:
+    """A study's table; with a log it can be broken off and continued."""
+    if name in RESUMABLE:
+        return STUDIES[name](log if log is not None else Log(), **config)
+    return STUDIES[name](**config)
 
 
 def repeat(run: Run) -> pd.DataFrame:
@@ -89,7 +119,7 @@ def repeat(run: Run) -> pd.DataFrame:
     if name not in STUDIES:
         raise InputError(f"Run {run.name} was made by {name!r}, which is no study of this version.")
     keys, shorten = CHECKS[name]
-    now = STUDIES[name](**config | dict(shorten(config))).set_index(list(keys))
+    now = carry_out(name, config | dict(shorten(config))).set_index(list(keys))
     then = run.table.set_index(list(keys))
     missing = now.index.difference(then.index)
     if len(missing):

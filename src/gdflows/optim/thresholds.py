@@ -261,10 +261,8 @@ _FAMILIES = {
 
 
 def _family(optimizer: torch.optim.Optimizer) -> str:
-    for name, kind in _FAMILIES.items():
-        if isinstance(optimizer, kind):
-            break
-    else:
+    name = next((n for n, kind in _FAMILIES.items() if isinstance(optimizer, kind)), None)
+    if name is None:
         raise InputError(
             f"The stability edge of {type(optimizer).__name__} is not known here; "
             "known are SGD, Adam, AdamW, RMSprop and Adagrad."

@@ -3,6 +3,6 @@
 ``load("NAME")`` reads one that ships with the package; ``load("path/to/folder")`` any other.
 """
 
-from gdflows.runs.record import Run, available, load, record
+from gdflows.runs.record import Log, Run, available, load, record, unfinished
 
-__all__ = ["Run", "available", "load", "record"]
+__all__ = ["Log", "Run", "available", "load", "record", "unfinished"]

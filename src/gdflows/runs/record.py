@@ -19,9 +19,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from gdflows.errors import InputError
+from gdflows.errors import InputError, InterruptedRunError
 
 FORMAT = 1
+STAMP = "%Y-%m-%d %H:%M UTC"
 PACKAGES = ("gdflows", "torch", "numpy", "scipy")
 
 
@@ -39,7 +40,7 @@ class Run:
         What the probes saw.
     environment : dict
         ``command``, ``device``, ``threads``, ``started`` (UTC), ``seconds``, ``python``,
-        ``platform`` and the ``packages``' versions.
+        ``platform`` and the ``packages``' versions; ``ended``, why, if the study broke off.
     """
 
     name: str
@@ -74,15 +75,17 @@ class Run:
             f"  on       {e['device']}, {e['threads']} threads, {e['started']}, "
             f"{e['seconds']:.0f} s\n"
             f"  with     Python {e['python']}, {packages}"
+            + (f"\n  ended    {e['ended']}" if "ended" in e else "")
         )
 
 
 def record(
     folder: str | Path,
     config: Mapping,
-    study: Callable[[], pd.DataFrame],
+    study: Callable[..., pd.DataFrame],
     *,
     device: str = "cpu",
+    resumable: bool = False,
 ) -> Run:
     """Carry out a study, note down where, when, with what and for how long, and save all that.
 
@@ -96,6 +99,9 @@ def record(
         Returns the table.
     device : str
         The torch device that the study uses.
+    resumable : bool
+        The study takes a :class:`Log` and goes on from its state. If the folder holds a run of
+        this configuration that was broken off, that is continued, with as many threads.
 
     Returns
     -------
@@ -105,25 +111,152 @@ def record(
     ------
     InputError
         Before any work, if the folder holds a run of another configuration.
+    InterruptedRunError
+        If a resumable study stops for want of memory or of space on the disk.
     """
     folder, config = Path(folder), json.loads(json.dumps(dict(config)))
     _check_free(folder, config)
+    log = Log(folder, config, device) if resumable else Log()
     started, clock = datetime.now(UTC), time.perf_counter()
-    table = study()
-    seconds = time.perf_counter() - clock
+    try:
+        table = study(log) if resumable else study()
+    except (torch.OutOfMemoryError, OSError) as e:
+        if not resumable:
+            raise
+        raise InterruptedRunError(
+            f"{folder} stopped after step {log.step}: {e}. What was saved is kept; make room and "
+            f"continue with: gdflows resume {folder}"
+        ) from e
+    seconds = time.perf_counter() - clock + log.seconds
     environment = {
-        "command": _command(folder),
+        "command": log.command or _command(folder),
         "device": _device(device),
         "threads": torch.get_num_threads(),
-        "started": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "started": log.started or started.strftime(STAMP),
         "seconds": round(seconds, 1),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {p: version(p) for p in PACKAGES},
     }
+    if log.ended:
+        environment["ended"] = log.ended
     run = Run(folder.name, config, table, environment)
     run.save(folder)
+    log.discard()
     return run
+
+
+class Log:
+    """The rows and the state of a study under way.
+
+    With a folder, both are kept there in one file, replaced as a whole, so that a run killed at
+    any moment goes on from its last checkpoint. Without one they are in memory only.
+
+    Attributes
+    ----------
+    rows : list of dict
+        The table so far; a study appends to it.
+    state : dict or None
+        What the study handed to :meth:`checkpoint` last; None at the beginning. Tensors, numbers,
+        strings, lists and dicts of these.
+    step : int
+        Of that state.
+    ended : str or None
+        Why the study ended before its time, if it did; a study sets it.
+    """
+
+    FILE = "unfinished.pt"
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        config: Mapping | None = None,
+        device: str = "cpu",
+        *,
+        seconds_between: float = 10.0,
+    ):
+        self.rows: list[dict] = []
+        self.state: dict | None = None
+        self.step, self.ended = 0, None
+        self.seconds, self.started, self.command = 0.0, None, None
+        self._file = None if folder is None else folder / self.FILE
+        self._config, self._device = config, device
+        self._between = seconds_between
+        self._since = self._saved = time.perf_counter()
+        if self._file is not None and self._file.exists():
+            kept = unfinished(folder)
+            self.rows, self.state, self.step = kept["rows"], kept["state"], kept["step"]
+            self.seconds, self.started, self.command = (
+                kept["seconds"],
+                kept["started"],
+                kept["command"],
+            )
+            torch.set_num_threads(kept["threads"])  # another number would round differently
+
+    def checkpoint(self, step: int, state: Callable[[], dict], *, now: bool = False) -> None:
+        """Keep rows and state, if the last time is some seconds ago, or now.
+
+        Parameters
+        ----------
+        step : int
+            How far the study is.
+        state : callable
+            Makes the state; called only when it is written.
+        now : bool
+            Do not wait.
+        """
+        clock = time.perf_counter()
+        if self._file is None or not (now or clock - self._saved > self._between):
+            return
+        self.step, self.state = step, state()
+        content = {
+            "format": FORMAT,
+            "config": self._config,
+            "device": self._device,
+            "rows": self.rows,
+            "state": self.state,
+            "step": step,
+            "threads": torch.get_num_threads(),
+            "seconds": self.seconds + clock - self._since,
+            "started": self.started or datetime.now(UTC).strftime(STAMP),
+            "command": self.command or _command(self._file.parent),
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        _replace(self._file, lambda f: torch.save(content, f))
+        self._saved = time.perf_counter()
+
+    def table(self) -> pd.DataFrame:
+        """The rows as a table."""
+        return pd.DataFrame(self.rows)
+
+    def discard(self) -> None:
+        """Remove the file, and what a kill in mid-writing has left of it: the run is complete."""
+        if self._file is not None:
+            for file in self._file.parent.glob(f"{self.FILE}*"):
+                file.unlink(missing_ok=True)
+
+
+def unfinished(folder: str | Path) -> dict:
+    """What a broken-off run left: ``config``, ``device``, ``rows``, ``state``, ``step``, ….
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    file = Path(folder) / Log.FILE
+    if not file.is_file():
+        done = (Path(folder) / "run.json").is_file()
+        raise InputError(
+            f"{folder} holds {'a finished run' if done else 'no run'}: there is nothing to resume."
+        )
+    try:
+        kept = torch.load(file, weights_only=True)
+    except Exception as e:
+        raise InputError(f"{file} cannot be read ({e}). Remove the folder and run again.") from e
+    if kept["format"] != FORMAT:
+        raise InputError(f"{file} has format {kept['format']}; this gdflows reads {FORMAT}.")
+    return kept
 
 
 def load(name: str | Path) -> Run:
@@ -165,11 +298,15 @@ def _read(folder: Path) -> Run:
 
 
 def _write(path: Path, text: str) -> None:
+    _replace(path, lambda f: f.write(text.encode()))
+
+
+def _replace(path: Path, write: Callable) -> None:
     """Through a temporary file and a rename, so that a reader never sees half a file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(text)
+        with os.fdopen(handle, "wb") as f:
+            write(f)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
@@ -185,7 +322,11 @@ def _check_free(folder: Path, config: dict) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; a run needs a folder of its own.")
-    old = _read(folder).config
+    # What a process that was killed while it wrote has left does not count.
+    if all(f.name.startswith(Log.FILE) and f.name != Log.FILE for f in folder.iterdir()):
+        return
+    broken_off = (folder / Log.FILE).exists() and not (folder / "run.json").exists()
+    old = unfinished(folder)["config"] if broken_off else _read(folder).config
     pairs = ((k, old.get(k), config.get(k)) for k in sorted({*old, *config}))
     changes = "; ".join(f"{k}: {a!r}, not {b!r}" for k, a, b in pairs if a != b)
     if changes:
