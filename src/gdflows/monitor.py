@@ -29,10 +29,10 @@ class Sharpness:
     loss : float
         On the monitor's batch.
     sharpness : float
-        ηλ: the largest eigenvalue of the Hessian, preconditioned as the optimiser does it, times
+        hλ: the largest eigenvalue of the Hessian, preconditioned as the optimiser does it, times
         the learning rate.
     edge : float
-        The value of ηλ at which the optimiser's linearised step is marginal.
+        The value of hλ at which the optimiser's linearised step is marginal.
     ratio : float
         ``sharpness / edge``: above 1 the step overshoots.
     residual : float
@@ -178,7 +178,7 @@ class SharpnessMonitor:
         if seen.ratio > 1 and self._seen and self._seen[-1].ratio <= 1:
             warnings.warn(
                 f"Step {seen.step}: the sharpness has reached {seen.ratio:.2f} of this "
-                f"optimiser's stability edge (ηλ = {sharpness:.3g}, edge {edge:.3g}). The loss "
+                f"optimiser's stability edge (hλ = {sharpness:.3g}, edge {edge:.3g}). The loss "
                 "may now fall unsteadily; if it rises, lower the learning rate.",
                 EdgeWarning,
                 stacklevel=3,

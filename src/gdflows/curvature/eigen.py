@@ -129,7 +129,7 @@ def scaled_product(point: Point, scale: Tensor | None) -> Callable[[Tensor], Ten
     return lambda v: scale * point.hvp(scale * v)
 
 
-def cold(product, point: Point, k: int, tol: float, seed: int = 0) -> Solved:
+def cold(product, point: Point, k: int, tol: float, *, keep: int | None = None, seed: int = 0):
     """A search for the top that knows nothing but the gradient."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(point.theta.numel(), generator=generator, dtype=torch.float64)
@@ -138,12 +138,12 @@ def cold(product, point: Point, k: int, tol: float, seed: int = 0) -> Solved:
     start = noise / torch.linalg.vector_norm(noise)
     if length > 0:
         start = start + point.grad / length
-    return largest(product, start[None], k, tol)
+    return largest(product, start, k, tol, keep=keep)
 
 
 def pairs_of(solved: Solved, k: int, sign: int, theta: Tensor) -> Eigenpairs:
     """The first k of them, in θ's dtype."""
-    rows = solved.pairs.rows[:k]
+    rows = solved.kept.rows[:k]
     vectors = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     values, residuals = solved.values[:k].to(theta), solved.residuals[:k].to(theta)
     return Eigenpairs(sign * values, vectors, residuals, solved.products)

@@ -10,6 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from gdflows.curvature.subspace import Krylov
 from gdflows.errors import ConvergenceError, InputError, SingularityError
 from gdflows.objective import LARGEST_DENSE, Objective, Point
 
@@ -145,31 +146,17 @@ def _dense(point: Point, phi: Function, v: Tensor, tol: float) -> Applied:
 
 
 def _krylov(point: Point, phi: Function, v: Tensor, size: float, tol: float, limit: int) -> Applied:
-    dim, hermitian = v.numel(), not v.is_complex()
+    dim = v.numel()
     limit = min(limit, dim)
-    basis = v.new_empty((min(limit, 16), dim))
-    basis[0] = v / size
-    small = np.zeros((limit, limit), np.float64 if hermitian else np.complex128)
+    space = Krylov(point.hvp, v)
     previous, change, singular = np.zeros(0), np.inf, None
-    eps = torch.finfo(v.dtype).eps
     for m in range(1, limit + 1):
-        w = point.hvp(basis[m - 1])
-        # Twice is enough: the second pass removes what rounding left of the first.
-        column = 0
-        for _ in range(2):
-            part = basis[:m].conj() @ w
-            w = w - part @ basis[:m]
-            column = column + part
-        small[:m, m - 1] = column.cpu().numpy()
-        beta = float(torch.linalg.vector_norm(w))
-        block = small[:m, :m]
-        if hermitian:
-            block = (block + block.T) / 2  # tridiagonal but for rounding
-        start = np.zeros(m, block.dtype)
+        space.grow()
+        start = np.zeros(m, space.small.dtype)
         start[0] = size
-        exact = m == dim or beta <= 10 * eps * np.abs(block).max()
+        exact = space.invariant
         try:
-            vectors, coefficients, values, images, loss = _spectral(block, phi, start)
+            vectors, coefficients, values, images, loss = _spectral(space.small, phi, start)
         except SingularityError as e:
             # A Ritz value may pass by a singularity; one that stays there is an eigenvalue.
             stays = singular is not None and abs(singular - e.eigenvalue) <= 1e-8 * abs(singular)
@@ -184,15 +171,9 @@ def _krylov(point: Point, phi: Function, v: Tensor, size: float, tol: float, lim
             if exact or change <= tol * length:
                 error = loss if exact else max(loss, change / length if length > 0 else 0.0)
                 wide = torch.from_numpy(np.ascontiguousarray(y)).to(v.device)
-                value = _combine(wide, basis[:m])
+                value = _combine(wide, space.basis)
                 return Applied(value, float(error), m, _descending(values, v))
             previous = y
-        if m == limit:
-            break
-        if m == len(basis):
-            basis = torch.cat([basis, torch.empty_like(basis)])[:limit]
-        small[m, m - 1] = beta
-        basis[m] = w / beta
     raise ConvergenceError(
         f"φ(H)v has not converged within {limit} Hessian-vector products: the last changed it by "
         f"{change / max(np.linalg.norm(previous), 1e-300):.1e}, {tol:.0e} was asked for. Raise "

@@ -15,7 +15,7 @@ from gdflows.curvature.eigen import (
     pairs_of,
     scaled_product,
 )
-from gdflows.curvature.subspace import Solved, Space, largest
+from gdflows.curvature.subspace import Solved, Space, improve
 from gdflows.errors import InputError
 from gdflows.objective import Objective, Point
 
@@ -119,13 +119,13 @@ class Tracker:
         since = self._updates % self.check_every
         self._updates += 1
         if not self._past:
-            solved = cold(product, point, self.k, self.tol)
             known = None
+            solved = cold(product, point, self.k, self.tol, keep=self.k + self.guards)
         else:
             known = self._precursor()
             tol = torch.full((self.k + 1,), self.tol / SAFETY, dtype=torch.float64)
             tol[-1] *= LOOSER
-            solved = largest(product, known.rows[: self.k + 1], self.k + 1, tol, known=known)
+            solved = improve(product, known, self.k + 1, tol)
             if since == 0:
                 solved = self._checked(product, point, solved)
         self._keep(solved, known)
@@ -148,7 +148,8 @@ class Tracker:
 
     def _checked(self, product, point: Point, solved: Solved) -> Solved:
         """The better of two, once one has been sought from a random start."""
-        fresh = cold(product, point, self.k, self.tol, seed=self._updates)
+        keep = self.k + self.guards
+        fresh = cold(product, point, self.k, self.tol, keep=keep, seed=self._updates)
         values = solved.values[: self.k]
         missed = fresh.values > values + self.tol * values.abs()
         better = fresh if bool(missed.any()) else solved
@@ -157,19 +158,16 @@ class Tracker:
 
     def _keep(self, solved: Solved, known: Space | None) -> None:
         """The best vectors of what was just computed and of what was known."""
-        space = solved.space
-        n, keep = len(space.rows), self.k + self.guards
-        if known is None:
-            _, coefficients = space.ritz()
-        else:
-            old = known.without(space, LEAST)
-            space = Space(torch.cat([space.rows, old.rows]), torch.cat([space.images, old.images]))
+        space, keep = solved.kept, self.k + self.guards
+        if known is not None:
+            n = len(space.rows)
+            space = space.join(known.without(space, LEAST))
             projected = (space.rows @ space.images.T).double()
             # Between new and old vectors the new images know better.
             projected[n:, :n] = projected[:n, n:].T
             _, columns = torch.linalg.eigh((projected + projected.T) / 2)
-            coefficients = columns.T.flip(0)
-        kept = space.combine(coefficients[:keep])
+            space = space.combine(columns.T.flip(0))
+        kept = Space(space.rows[:keep], space.images[:keep])
         for i, before in enumerate(reversed(self._past)):
             like = float((before.rows[0] @ kept.rows[0]).abs())
             self._likeness[i] = FORGET * self._likeness[i] + (1 - FORGET) * like

@@ -2,7 +2,7 @@ r"""The stability edges of optimisers: up to which curvature their linearised st
 
 On a quadratic an optimiser with frozen coefficients is a linear map, and along an eigenvector of
 curvature λ (of the preconditioned Hessian, where there is a preconditioner) a two by two one at
-most. The *edge* is the value of ηλ at which it is marginal: the largest modulus of the map's
+most. The *edge* is the value of hλ at which it is marginal: the largest modulus of the map's
 eigenvalues is 1, and beyond it grows. In all the cases here it is the eigenvalue −1 that gets
 there first: the optimiser jumps to and fro.
 """
@@ -19,22 +19,22 @@ from gdflows.errors import InputError
 
 
 def gradient_descent(*, weight_decay: float = 0.0) -> float:
-    r"""Edge of θ ← θ − ηg: 2, as :math:`1 - \eta\lambda = -1`.
+    r"""Edge of θ ← θ − hg: 2, as :math:`1 - h\lambda = -1`.
 
     Parameters
     ----------
     weight_decay : float
-        ηw of an L2 term ½w‖θ‖² that is not part of the loss: it shifts all curvatures.
+        hw of an L2 term ½w‖θ‖² that is not part of the loss: it shifts all curvatures.
     """
     return 2.0 - weight_decay
 
 
 def heavy_ball(beta: float, *, dampening: float = 0.0, weight_decay: float = 0.0) -> float:
-    r"""Edge of m ← βm + (1 − d)g, θ ← θ − ηm, which is torch's momentum.
+    r"""Edge of m ← βm + (1 − d)g, θ ← θ − hm, which is torch's momentum.
 
     With :math:`z` an eigenvalue of the map,
-    :math:`z^2 - (1 + \beta - (1 - d)\eta\lambda)z + \beta = 0`, and :math:`z = -1` at
-    :math:`\eta\lambda = 2(1 + \beta)/(1 - d)`. Dampening d = β is the average
+    :math:`z^2 - (1 + \beta - (1 - d)h\lambda)z + \beta = 0`, and :math:`z = -1` at
+    :math:`h\lambda = 2(1 + \beta)/(1 - d)`. Dampening d = β is the average
     m ← βm + (1 − β)g, and its edge 38 for β = 0.9.
 
     Parameters
@@ -44,7 +44,7 @@ def heavy_ball(beta: float, *, dampening: float = 0.0, weight_decay: float = 0.0
     dampening : float
         d, 0 ≤ d < 1.
     weight_decay : float
-        ηw of an L2 term.
+        hw of an L2 term.
     """
     _check_beta(beta)
     if not 0 <= dampening < 1:
@@ -53,9 +53,9 @@ def heavy_ball(beta: float, *, dampening: float = 0.0, weight_decay: float = 0.0
 
 
 def nesterov(beta: float, *, weight_decay: float = 0.0) -> float:
-    r"""Edge of m ← βm + g, θ ← θ − η(g + βm), torch's Nesterov momentum.
+    r"""Edge of m ← βm + g, θ ← θ − h(g + βm), torch's Nesterov momentum.
 
-    :math:`z^2 - (1 + \beta)(1 - x)z - \beta(x - 1) = 0` with :math:`x = \eta\lambda`, hence
+    :math:`z^2 - (1 + \beta)(1 - x)z - \beta(x - 1) = 0` with :math:`x = h\lambda`, hence
     :math:`z = -1` at :math:`x = 2(1 + \beta)/(1 + 2\beta)`: lower than without the look-ahead.
 
     Parameters
@@ -63,7 +63,7 @@ def nesterov(beta: float, *, weight_decay: float = 0.0) -> float:
     beta : float
         Momentum β, 0 ≤ β < 1.
     weight_decay : float
-        ηw of an L2 term.
+        hw of an L2 term.
     """
     _check_beta(beta)
     return 2 * (1 + beta) / (1 + 2 * beta) - weight_decay
@@ -75,7 +75,7 @@ def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) ->
     Adam's first moment is the average :math:`m \leftarrow \beta_1m + (1 - \beta_1)g`, divided by
     :math:`1 - \beta_1^t` at step t. With that factor frozen as well,
 
-    .. math:: \eta\lambda = (2 - \eta w)\,\frac{1 + \beta_1}{1 - \beta_1}\,(1 - \beta_1^t)
+    .. math:: h\lambda = (2 - hw)\,\frac{1 + \beta_1}{1 - \beta_1}\,(1 - \beta_1^t)
 
     with decoupled weight decay w (AdamW). The correction makes the edge rise from
     2(1 + β₁) at the first step to 38 for β₁ = 0.9.
@@ -87,7 +87,7 @@ def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) ->
     step : int, optional
         t, from 1. Without it the limit of many steps.
     weight_decay : float
-        ηw of decoupled weight decay.
+        hw of decoupled weight decay.
 
     References
     ----------
@@ -104,14 +104,14 @@ def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) ->
 def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = False) -> float:
     r"""Largest learning rate at which SGD at an interpolating minimum is stable in mean square.
 
-    There every sample's gradient vanishes, and a step multiplies by :math:`I - \eta H_B` with the
+    There every sample's gradient vanishes, and a step multiplies by :math:`I - h H_B` with the
     batch's own Hessian. The second moments are multiplied by
 
-    .. math:: \mathbb{E}\,(I - \eta H_B) \otimes (I - \eta H_B) = I - \eta P + \eta^2 Q, \quad
+    .. math:: \mathbb{E}\,(I - h H_B) \otimes (I - h H_B) = I - h P + h^2 Q, \quad
               P = \bar H \otimes I + I \otimes \bar H, \quad Q = \mathbb{E}\, H_B \otimes H_B,
 
-    which is marginal at the smallest η for which :math:`P - \eta Q` is singular on the range of
-    P. In one dimension :math:`\eta\bar\lambda = 2/(1 + c^2)` with c the relative standard
+    which is marginal at the smallest h for which :math:`P - h Q` is singular on the range of
+    P. In one dimension :math:`h\bar\lambda = 2/(1 + c^2)` with c the relative standard
     deviation of the batch's curvature.
 
     Parameters
@@ -127,7 +127,7 @@ def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = Fa
     Returns
     -------
     float
-        The edge η, not ηλ: there is no single λ. Infinite if all Hessians vanish.
+        The edge h, not hλ: there is no single λ. Infinite if all Hessians vanish.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = Fa
 
 
 def stability_edge(optimizer: torch.optim.Optimizer) -> float:
-    """The value of ηλ at which a torch optimiser's linearised step is marginal.
+    """The value of hλ at which a torch optimiser's linearised step is marginal.
 
     λ is an eigenvalue of the Hessian, preconditioned as the optimiser does it
     (:func:`preconditioner`); all else is frozen in its present state.
@@ -208,8 +208,8 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
     r"""Learning rate over preconditioner, entry by entry: the step is this times a momentum.
 
     The *preconditioned sharpness*, in units of the learning rate, is the largest eigenvalue of
-    :math:`D^{1/2} H D^{1/2}` with D the diagonal matrix of these entries: η for SGD,
-    :math:`\eta/(\sqrt{\hat v} + \epsilon)` for Adam.
+    :math:`D^{1/2} H D^{1/2}` with D the diagonal matrix of these entries: h for SGD,
+    :math:`h/(\sqrt{\hat v} + \epsilon)` for Adam.
 
     Parameters
     ----------
