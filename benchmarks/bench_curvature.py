@@ -55,14 +55,18 @@ def solvers(E, net, theta) -> dict:
     try:
         import curvlinops
 
+        class Mean(torch.nn.Module):  # it asks the loss how it is reduced
+            reduction = "mean"
+
+            def forward(self, output, target):
+                return E.loss(output, target)
+
         H = curvlinops.HessianLinearOperator(
-            net, E.loss, list(net.parameters()), [(x, y)], check_deterministic=False
+            net, Mean(), list(net.parameters()), [(x, y)], check_deterministic=False
         )
 
-        def product(v):
-            return (H @ torch.from_numpy(v.reshape(-1).astype(np.float32))).detach().numpy()
-
-        found["curvlinops + eigsh"] = (krylov, scipy_on(product))
+        wrapped = H.to_scipy()
+        found["curvlinops + eigsh"] = (krylov, scipy_on(wrapped.matvec))
     except ImportError as e:
         print("without curvlinops:", e)
     try:
