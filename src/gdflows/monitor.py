@@ -189,7 +189,7 @@ class SharpnessMonitor:
 
     @property
     def history(self) -> pd.DataFrame:
-        """All measurements, a row each, with the attributes of :class:`gdflows.monitor.Sharpness` as columns."""
+        """All measurements, a row each; columns as in :class:`gdflows.monitor.Sharpness`."""
         names = list(Sharpness.__dataclass_fields__)
         return pd.DataFrame([asdict(s) for s in self._seen], columns=names)
 

@@ -48,7 +48,7 @@ def study(
     name : str
         What the command line calls it.
     keys, check
-        How its records are checked, a ``Check`` of this module.
+        How its records are checked, a ``Check``.
     resumable : bool
         The study's first argument, ``log``, is a :class:`gdflows.runs.Log`, from whose state it
         goes on.
