@@ -84,6 +84,8 @@ def test_recorded_run_begins_as_it_did(name):
         rtol = 1e-2 if loose else 1e-6
         if run.config.get("dtype") == "float32" and run.config["study"] == "eos":
             rtol = 1e-4  # single precision, summed in another order
+        if column in ("x", "x0", "x1"):
+            rtol = 1e-4  # eigenvalues, asked for to that accuracy
         if column == "ratio" or column.startswith("eigenvalue"):
             rtol = 2 * run.config["tol"]  # both are within that of the truth
         if column in ("residual", "hvps"):

@@ -148,7 +148,8 @@ def along_u0(
     for k, theta, after in tqdm(_walk(E, lr, steps), "steps", len(steps), disable=None):
         if k not in steps:
             continue
-        seen = flows.stability_coefficients(E, theta, lr, k=2)
+        # The component is tiny where it does not oscillate: it takes an exact eigenvector.
+        seen = flows.stability_coefficients(E, theta, lr, k=2, tol=1e-12)
         rows.append(
             {
                 "step": k,
