@@ -102,8 +102,8 @@ class Space:
     images: Tensor
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values, descending, and their coefficients as rows; in float64."""
-        projected = (self.rows @ self.images.T).double()
+        """Ritz values, descending, and their coefficients as rows; in float64, on the CPU."""
+        projected = (self.rows @ self.images.T).double().cpu()
         values, columns = torch.linalg.eigh((projected + projected.T) / 2)
         return values.flip(0), columns.T.flip(0)
 
@@ -284,8 +284,8 @@ def improve(
         gaps = torch.maximum((wanted[:, None] - old).abs(), floor[:, None])
         # Outside the known space there may be anything up to its smallest Ritz value.
         beyond = torch.maximum(wanted - old[-1], floor)
-        rise = (inside.double() ** 2 / gaps).sum(1)
-        rise = rise + torch.linalg.vector_norm(outside, dim=1).double() ** 2 / beyond
+        rise = (inside.double().cpu() ** 2 / gaps).sum(1)
+        rise = rise + torch.linalg.vector_norm(outside, dim=1).double().cpu() ** 2 / beyond
         errors = rise / scale
         worst = torch.argsort(errors / tol, descending=True)
         # For the direction the bulk of the operator is taken for zero, small beside its top.

@@ -138,7 +138,7 @@ def sweep(
         if (folder / "run.json").exists():
             typer.echo(f"{folder} is there already")
             continue
-        words = [study, "--out", str(folder), f"--{key}", value, *context.args]
+        words = [study, "--out", str(folder), f"--{key.replace('_', '-')}", value, *context.args]
         code = program.main(words, prog_name="gdflows run", standalone_mode=False)
         if code:
             raise typer.Exit(code)
