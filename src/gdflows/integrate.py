@@ -17,7 +17,9 @@ from gdflows.flows.base import Flow, check_lr
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
-METHODS = ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
+ADAPTIVE = ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
+FIXED = ("euler", "rk4")
+METHODS = (*ADAPTIVE, *FIXED)
 RUNAWAY = 1e12  # growth of the norm that is called a blow-up
 
 
@@ -30,11 +32,12 @@ def integrate(
     rtol: float = 1e-6,
     atol: float | None = None,
     method: str = "DOP853",
+    step: float | None = None,
     max_evaluations: int = 20_000,
     real_every: float | None = None,
     progress: bool | None = None,
 ) -> Trajectory:
-    """Follow a flow from θ₀ with an adaptive solver.
+    """Follow a flow from θ₀, with an adaptive solver unless told otherwise.
 
     A flow that leaves the real numbers (the principal flow where hλ > 1) is followed there: the
     states are then complex.
@@ -56,7 +59,12 @@ def integrate(
         measured against one another and not each against itself.
     method : str
         One of scipy's solvers: ``"DOP853"`` (explicit, order 8), ``"RK45"``, ``"RK23"``, or for
-        stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``.
+        stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``. Or ``"euler"`` or
+        ``"rk4"`` with steps of a fixed length, cheap where little accuracy is wanted; they know
+        neither tolerances nor their error.
+    step : float, optional
+        Length of the steps of a fixed-step method, in flow time; shortened only to land on
+        ``times``.
     max_evaluations : int
         Give up after so many evaluations of the vector field.
     real_every : float, optional
@@ -87,6 +95,7 @@ def integrate(
     """
     if real_every is not None:
         settings = {"rtol": rtol, "atol": atol, "method": method, "progress": progress}
+        settings["step"] = step
         return _with_restarts(
             flow, theta0, t, times, real_every, max_evaluations=max_evaluations, **settings
         )
@@ -94,8 +103,13 @@ def integrate(
     times, t = _check_times(times, t)
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
+    fixed = method in FIXED
+    if fixed != (step is not None):
+        raise InputError("step belongs to the methods 'euler' and 'rk4', which need it.")
+    if fixed and not (np.isfinite(step) and step > 0):
+        raise InputError(f"step must be positive and finite, got {step}.")
     eps = torch.finfo(theta0.dtype).eps
-    if not rtol >= 10 * eps:
+    if not fixed and not rtol >= 10 * eps:
         raise InputError(
             f"rtol={rtol:g} is finer than {theta0.dtype} can hold ({10 * eps:.1e}); "
             "use float64 or a larger rtol."
@@ -107,9 +121,9 @@ def integrate(
     if atol is None:
         rms = float(torch.linalg.vector_norm(theta0)) / theta0.numel() ** 0.5
         atol = rtol / 3 * (rms or 1.0)
-    solver_class = _with_error(getattr(scipy.integrate, method))
+    solver_class = _FixedStep if fixed else _with_error(getattr(scipy.integrate, method))
     start = state.pack(theta0, companions0)
-    kinds = {"rtol": rtol, "atol": atol}
+    kinds = {"method": method, "step": step} if fixed else {"rtol": rtol, "atol": atol}
     state.strict = True  # at the start a non-finite value is the caller's mistake
     try:
         state(0.0, start)
@@ -152,7 +166,7 @@ def integrate(
     with _bar(t, progress, flow.label) as bar:
         while solver.status == "running":
             if wanted:  # land on a time asked for if it is no shorter than half a step away:
-                near = wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
+                near = not fixed and wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
                 solver.t_bound = t if near else wanted[0]  # interpolation has no error control
             try:
                 solver.step()
@@ -428,6 +442,33 @@ def _with_error(base: type) -> type:
             return None if self._norm is None else float(self._norm * np.linalg.norm(self._scale))
 
     return Solver
+
+
+class _FixedStep(scipy.integrate.OdeSolver):
+    """Euler's method and the classical Runge-Kutta method, behind scipy's interface."""
+
+    def __init__(self, fun, t0, y0, t_bound, *, method, step):
+        super().__init__(fun, t0, y0, t_bound, vectorized=False, support_complex=True)
+        self._method, self._length = method, step
+        self.local_error = None
+
+    def _step_impl(self):
+        left = self.t_bound - self.t
+        # Steps that would leave next to nothing of the way take it along.
+        whole = left <= self._length * (1 + 1e-9)
+        h, t, y = (left if whole else self._length), self.t, self.y
+        k1 = self.fun(t, y)
+        if self._method == "euler":
+            self.y = y + h * k1
+        else:
+            k2 = self.fun(t + h / 2, y + h / 2 * k1)
+            k3 = self.fun(t + h / 2, y + h / 2 * k2)
+            k4 = self.fun(t + h, y + h * k3)
+            self.y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        self.t = self.t_bound if whole else t + h
+        if not np.isfinite(self.y).all():
+            return False, "a value is not finite"
+        return True, None
 
 
 def _fastest_rate(state: _State, t: float, y: np.ndarray, iterations: int = 12) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ from gdflows.objective import Objective, Point
 FORGET = 0.7  # how slowly the choice of the better precursor forgets
 SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be that much smaller
 LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
+NEAR = 0.05  # a guard this close (relatively) below the k-th is computed anew at each point,
+SELDOM = 5  # and any other one so often
 LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
 
 
@@ -36,9 +39,13 @@ class Tracked(Eigenpairs):
     since_check : int
         Updates since the last cold check, which started from a random vector and would have
         found a larger eigenvalue; 0 if this one was checked.
+    following : float
+        An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
+        it is far from the k-th it is renewed at every fifth update only.
     """
 
     since_check: int
+    following: float
 
 
 class Tracker:
@@ -94,6 +101,7 @@ class Tracker:
         self._past: list[Space] = []  # the last two, latest last
         self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
         self._updates = 0
+        self._guard = (0, math.inf)  # k, and the eigenvalue after the k-th, when last computed
 
     def update(self, theta: Tensor | Point, *, scale: Tensor | None = None) -> Tracked:
         """The eigenpairs at the next point of the path.
@@ -113,8 +121,11 @@ class Tracker:
         if point.objective is not self.objective:
             raise InputError("This point belongs to another objective than the tracker.")
         if point.theta.numel() <= max(DENSE, self.k + self.guards):
-            pairs = extreme_eigenpairs(point, self.k, "LA", self.tol, scale=scale)
-            return Tracked(**vars(pairs), since_check=0)
+            k = min(self.k + 1, point.theta.numel())
+            pairs = extreme_eigenpairs(point, k, "LA", self.tol, scale=scale)
+            following = float(pairs.values[-1]) if k > self.k else -math.inf
+            first = {n: v[: self.k] for n, v in vars(pairs).items() if n != "hvps"}
+            return Tracked(**first, hvps=pairs.hvps, since_check=0, following=following)
         product = scaled_product(point, scale)
         since = self._updates % self.check_every
         self._updates += 1
@@ -123,24 +134,31 @@ class Tracker:
             solved = cold(product, point, self.k, self.tol, keep=self.k + self.guards)
         else:
             known = self._precursor()
-            tol = torch.full((self.k + 1,), self.tol / SAFETY, dtype=torch.float64)
-            tol[-1] *= LOOSER
-            solved = improve(product, known, self.k + 1, tol)
+            near = float(known.rows[self.k - 1] @ known.images[self.k - 1]) * (1 - NEAR)
+            watch = self._guard[0] != self.k or self._guard[1] > near or since % SELDOM == 0
+            tol = torch.full((self.k + watch,), self.tol / SAFETY, dtype=torch.float64)
+            tol[self.k :] *= LOOSER
+            solved = improve(product, known, self.k + watch, tol)
             if since == 0:
                 solved = self._checked(product, point, solved)
         self._keep(solved, known)
         pairs = pairs_of(solved, self.k, 1, point.theta)
-        return Tracked(**vars(pairs), since_check=since)
+        kept = solved.kept
+        if len(kept.rows) > self.k:
+            self._guard = self.k, float(torch.dot(kept.rows[self.k], kept.images[self.k]))
+        return Tracked(**vars(pairs), since_check=since, following=self._guard[1])
 
     def state_dict(self) -> dict:
         """Everything that the next update depends on."""
         past = [(space.rows, space.images) for space in self._past]
-        return {"past": past, "likeness": list(self._likeness), "updates": self._updates}
+        rest = {"likeness": list(self._likeness), "updates": self._updates}
+        return {"past": past, "guard": self._guard, **rest}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from where :meth:`state_dict` was taken, to the same bits."""
         self._past = [Space(*pair) for pair in state["past"]]
         self._likeness, self._updates = list(state["likeness"]), state["updates"]
+        self._guard = tuple(state["guard"])
 
     def _precursor(self) -> Space:
         nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]

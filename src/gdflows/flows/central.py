@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.curvature.eigen import extreme_eigenpairs
+from gdflows.curvature import Tracker
 from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows.base import Flow
 from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
 
-MARGIN = 0.1  # eigenvalues this far (relatively) below 2/h cannot reach it within a step
+CHECK_EVERY = 200  # evaluations between two cold searches for an eigenvalue that was missed
+MARGIN = 0.03  # eigenvalues this far (relatively) below 2/h cannot reach it within a step
 
 
 class Oscillation(NamedTuple):
@@ -59,11 +60,17 @@ class CentralFlow(Flow):
         Flow time, in steps, over which an eigenvalue may come to the edge: the constraint is
         :math:`H + h\,\mathrm{horizon}\;\dot H \preceq \tfrac2h I`. It is also the time in which
         an eigenvalue that stands above the edge is brought back to it.
+    tol : float
+        Relative accuracy of the critical eigenvalues. They are followed along the path
+        (:class:`gdflows.curvature.Tracker`), so two evaluations at one θ agree to that only;
+        beyond some thousandths the solver of an accurate integration would see it as noise.
 
     Notes
     -----
-    An evaluation costs the critical eigenpairs, and a third-derivative contraction (about eight
-    gradients) for each pair (i, j) of them. The field has a kink where an eigenvalue arrives.
+    An evaluation costs a few Hessian-vector products for the critical eigenpairs, and a
+    third-derivative contraction (about eight gradients) for each pair (i, j) of them. The field
+    has a kink where an eigenvalue arrives. ``integrate(flow, theta, t, method="euler",
+    step=h / 4)`` with ``tol=1e-3`` is the scheme of the reference implementation.
 
     References
     ----------
@@ -74,11 +81,18 @@ class CentralFlow(Flow):
 
     label = "central"
 
-    def __init__(self, objective: Objective, lr: float, *, horizon: float = 1.0):
+    def __init__(
+        self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6
+    ):
         super().__init__(objective, lr)
         if not horizon > 0:
             raise InputError(f"horizon must be positive, got {horizon}.")
         self.horizon = horizon
+        self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY)
+
+    def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self._tracker = Tracker(self.objective, tol=self._tracker.tol, check_every=CHECK_EVERY)
+        return super().start(theta)
 
     def vector_field(self, theta: Tensor) -> Tensor:
         point = self.objective.at(theta)
@@ -123,14 +137,15 @@ class CentralFlow(Flow):
         return Oscillation(torch.from_numpy(x).to(point.theta), vectors, values, weights @ thirds)
 
     def _critical(self, point: Point) -> tuple[Tensor, Tensor]:
-        dim, k = point.theta.numel(), 2
+        close, tracker = 2 * (1 - MARGIN) / self.lr, self._tracker
         while True:
-            k = min(k, dim)
-            pairs = extreme_eigenpairs(point, k, "LA", 1e-6)
-            near = int((self.lr * pairs.values > 2 * (1 - MARGIN)).sum())
-            if near < k or k == dim:
-                return pairs.values[:near], pairs.vectors[:near]
-            k *= 2
+            pairs = tracker.update(point)
+            if pairs.following <= close:
+                break
+            tracker.k += 1
+        near = int((pairs.values > close).sum())
+        tracker.k = max(1, near)
+        return pairs.values[:near], pairs.vectors[:near]
 
 
 def solve_complementarity(alpha: np.ndarray, gram: np.ndarray, *, tol: float = 1e-13) -> np.ndarray:
