@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
 
 LARGEST_DENSE = 20_000  # a float64 Hessian of this size takes 3.2 GB
@@ -74,6 +75,8 @@ class Objective:
         self.terms = list(terms)
         self.dim = dim
         self.theta0 = theta0
+        #: Whether the terms of other processes are to be added, see ``shard`` of from_module.
+        self.shared = False
         self._count = Counter(values=0, gradients=0, hvps=0, thirds=0, higher=0)
         if theta0 is not None:
             self._check(theta0, "theta0")
@@ -87,6 +90,7 @@ class Objective:
         *,
         chunk: int | None = None,
         reduction: str | None = None,
+        shard: bool = False,
     ) -> Objective:
         """The loss of a torch module on a fixed data set, as a function of all its parameters.
 
@@ -106,7 +110,12 @@ class Objective:
             of a large data set fit in memory. The result is the same up to rounding.
         reduction : {"mean", "sum"}, optional
             How ``loss`` joins its samples. By default ``loss.reduction`` where there is one,
-            else ``"mean"``. Only chunks need it.
+            else ``"mean"``. Only chunks and shares need it.
+        shard : bool
+            In each process of a ``torch.distributed`` group evaluate a share of the samples
+            only, and add up value and derivatives over the group. All processes must be given
+            the same data and ask for the same derivatives in the same order; they get the same
+            bits. Without a group nothing changes.
 
         Returns
         -------
@@ -120,7 +129,7 @@ class Objective:
             If the module has no trainable parameters, mixes dtypes or devices, or cannot be
             evaluated in chunks.
         """
-        return FlatModule(model, loss, data, chunk=chunk, reduction=reduction)
+        return FlatModule(model, loss, data, chunk=chunk, reduction=reduction, shard=shard)
 
     # -- derivatives ---------------------------------------------------------------------------
 
@@ -140,7 +149,7 @@ class Objective:
         self._check(theta)
         self._count["values"] += 1
         with torch.no_grad():
-            total = sum(self._evaluate(term, theta) for term in self.terms)
+            total = self._joined(sum(self._evaluate(term, theta) for term in self.terms))
         return self._finite(total, "loss", theta)
 
     def grad(self, theta: Tensor) -> Tensor:
@@ -157,6 +166,7 @@ class Objective:
             e = self._evaluate(term, x)
             value = value + e.detach()
             grad += _derivative(e, x, graph=theta.is_complex()).detach()
+        value, grad = self._joined(value), self._joined(grad)
         self._finite(value, "loss", theta)
         return value, self._finite(grad, "gradient", theta)
 
@@ -184,6 +194,7 @@ class Objective:
             x, g = self._gradient_graph(term, theta)
             for i, w in enumerate(vectors):
                 out[i] += _pull(g, w, x).detach()
+        out = self._joined(out)
         self._finite(out, "Hessian-vector product", theta)
         return out.reshape(v.shape)
 
@@ -215,7 +226,7 @@ class Objective:
         for term in self.terms:
             x, g = self._gradient_graph(term, theta)
             out += _pull_all(g, vectors, x)
-        return self._finite(out, f"derivative of order {len(vectors) + 1}", theta)
+        return self._finite(self._joined(out), f"derivative of order {len(vectors) + 1}", theta)
 
     def hessian(self, theta: Tensor) -> Tensor:
         """The full Hessian ∇²E(θ), shape ``(D, D)``, from D Hessian-vector products.
@@ -312,6 +323,9 @@ class Objective:
         x = theta.detach().clone().requires_grad_()
         return x, _derivative(self._evaluate(term, x), x, graph=True)
 
+    def _joined(self, part: Tensor) -> Tensor:
+        return parallel.total(part) if self.shared else part
+
     def _finite(self, value: Tensor, what: str, theta: Tensor) -> Tensor:
         if not torch.isfinite(value).all():
             norm = torch.linalg.vector_norm(theta.detach()).item()
@@ -350,8 +364,10 @@ class Point:
             e = objective._evaluate(objective.terms[0], x)
             g = _derivative(e, x, graph=True)
             self._graph = x, g
-            self.value = objective._finite(e.detach(), "loss", theta)
-            self.grad = objective._finite(g.detach(), "gradient", theta)
+            # Cloned, since a sum over processes is made in place and the graph needs its own.
+            value, grad = (objective._joined(part.detach().clone()) for part in (e, g))
+            self.value = objective._finite(value, "loss", theta)
+            self.grad = objective._finite(grad, "gradient", theta)
         else:
             self.value, self.grad = objective.value_and_grad(theta)
 
@@ -362,7 +378,7 @@ class Point:
         vectors = self.objective._vectors(self.theta, v, "v")
         x, g = self._graph
         self.objective._count["hvps"] += len(vectors)
-        out = torch.stack([_pull(g, w, x).detach() for w in vectors])
+        out = self.objective._joined(torch.stack([_pull(g, w, x).detach() for w in vectors]))
         return self.objective._finite(out, "Hessian-vector product", self.theta).reshape(v.shape)
 
     def third(self, u: Tensor, v: Tensor) -> Tensor:
@@ -379,7 +395,7 @@ class Point:
         ]
         x, g = self._graph
         objective._count_contraction(len(vectors))
-        out = _pull_all(g, vectors, x)
+        out = objective._joined(_pull_all(g, vectors, x))
         return objective._finite(out, f"derivative of order {len(vectors) + 1}", self.theta)
 
 
@@ -442,7 +458,7 @@ class FlatModule(Objective):
         Their shapes.
     """
 
-    def __init__(self, model, loss, data, *, chunk=None, reduction=None):
+    def __init__(self, model, loss, data, *, chunk=None, reduction=None, shard=False):
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             raise InputError(
@@ -488,17 +504,22 @@ class FlatModule(Objective):
         dim = sum(self._numels)
         theta0 = torch.cat([p.detach().reshape(-1) for p in parameters.values()]).clone()
 
-        if chunk is None or chunk >= len(x):
+        whole, shard = len(x), shard and parallel.size() > 1
+        if shard:
+            x, y = parallel.share(x), parallel.share(y)
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk must be at least 1, got {chunk}.")
+        chunk = min(chunk or len(x), len(x))
+        if chunk == whole:
             terms = [self._term(x, y, 1.0)]
         else:
-            if chunk < 1:
-                raise InputError(f"chunk must be at least 1, got {chunk}.")
             reduction = reduction or getattr(loss, "reduction", "mean")
             self._chunkable(reduction)
-            weight = {"mean": lambda n: n / len(x), "sum": lambda n: 1.0}[reduction]
+            weight = {"mean": lambda n: n / whole, "sum": lambda n: 1.0}[reduction]
             pairs = zip(x.split(chunk), y.split(chunk), strict=True)
             terms = [self._term(a, b, weight(len(a))) for a, b in pairs]
         self._setup(terms, dim, theta0)
+        self.shared = shard
 
     def _chunkable(self, reduction: str) -> None:
         if reduction not in ("mean", "sum"):

@@ -10,9 +10,10 @@ SOURCE = Path(__file__).resolve().parents[2] / "src/gdflows"
 # The floors of the house. A module may import its own room and anything on a lower floor.
 FLOOR = {
     "errors": 0,
-    "objective": 1,
-    "curvature": 2, "bseries": 2, "problems": 2, "trajectory": 2,
-    "flows": 3, "optim": 3,
+    "parallel": 1,
+    "objective": 2,
+    "curvature": 3, "bseries": 3, "problems": 3, "trajectory": 3,
+    "flows": 4, "optim": 4,
     "integrate": 5, "probes": 5,
     "runs": 6,
     "plotting": 7,

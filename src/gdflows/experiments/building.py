@@ -14,6 +14,7 @@ LARGE = {
     "vgg11": problems.vgg11,
     "resnet18": problems.resnet18,
     "vit": lambda width, activation, **rest: problems.vit(width, **rest),
+    "gpt": lambda width, activation, **rest: problems.gpt(width, **rest),
 }
 
 
@@ -32,12 +33,13 @@ def training_loss(
     init: str = "xavier",
     chunk: int | None = None,
 ) -> FlatModule:
-    """The full-batch loss of a network on a data set.
+    """The full-batch loss of a network on a data set, shared among the processes there are.
 
     The network is fully connected (``"mlp"``) or convolutional (``"conv"``), with hidden widths
-    or channels written as in ``"300-200"``; or ``"vgg11"``, ``"resnet18"`` or ``"vit"``, whose
-    one width is a factor, as in ``"0.5"``. The rest is what :func:`gdflows.problems.mlp`,
-    :func:`~gdflows.problems.conv` and :func:`~gdflows.problems.classification` take.
+    or channels written as in ``"300-200"``; or ``"vgg11"``, ``"resnet18"``, ``"vit"`` or, for
+    texts, ``"gpt"``, whose one width is a factor, as in ``"0.5"``. The rest is what
+    :func:`gdflows.problems.mlp`, :func:`~gdflows.problems.conv` and
+    :func:`~gdflows.problems.classification` take.
     """
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
@@ -45,9 +47,11 @@ def training_loss(
     shape, classes = samples.x_train.shape[1:], len(samples.classes)
     common = {"init": init, "scale": scale, "seed": seed, "dtype": getattr(torch, dtype)}
     common["device"] = device
+    if network == "gpt":
+        common["context"] = shape[0]
     if network in LARGE:
         net = LARGE[network](float(widths), classes=classes, activation=activation, **common)
-        return problems.classification(samples, net, loss=loss, n=n, chunk=chunk)
+        return problems.classification(samples, net, loss=loss, n=n, chunk=chunk, shard=True)
     hidden = [int(w) for w in widths.split("-")]
     if network == "mlp":
         net = problems.mlp([shape.numel(), *hidden, classes], activation, **common)
@@ -63,4 +67,4 @@ def training_loss(
     else:
         known = ", ".join(["mlp", "conv", *LARGE])
         raise InputError(f"network must be one of {known}, got {network!r}.")
-    return problems.classification(samples, net, loss=loss, n=n, chunk=chunk)
+    return problems.classification(samples, net, loss=loss, n=n, chunk=chunk, shard=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 import typer
 
-from gdflows import experiments, runs
+from gdflows import experiments, parallel, runs
 from gdflows.errors import GdflowsError
 from gdflows.experiments.registry import PICTURES, RESUMABLE, carry_out, options
 
@@ -166,21 +165,22 @@ def command(name: str, study: Callable[..., pd.DataFrame]) -> Callable:
 
 
 def _carry_out(name: str, config: dict, out: Path) -> None:
-    if config.get("device") == "auto":
-        config["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     recorded = {"study": name} | {k: v for k, v in config.items() if k != "device"}
-    resumable = name in RESUMABLE
-    made = _or_exit(
-        lambda: runs.record(
-            out,
-            recorded,
-            lambda *log: carry_out(name, config, *log),
-            device=config.get("device", "cpu"),
-            resumable=resumable,
+    with parallel.group(config.get("device", "cpu")) as device:
+        if "device" in config:
+            config["device"] = device
+        made = _or_exit(
+            lambda: runs.record(
+                out,
+                recorded,
+                lambda *log: carry_out(name, config, *log),
+                device=device,
+                resumable=name in RESUMABLE,
+            )
         )
-    )
-    typer.echo(repr(made))
-    typer.echo(f"Written to {out}")
+        if parallel.first():
+            typer.echo(repr(made))
+            typer.echo(f"Written to {out}")
 
 
 def _names(study: str) -> list[str]:

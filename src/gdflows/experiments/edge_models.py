@@ -23,6 +23,7 @@ MODELS = {
     "central": flows.CentralFlow,
     "rod": flows.RodFlow,
     "edge": flows.EdgeFlow,
+    "self-stabilisation": flows.SelfStabilisation,
     **{
         f"principal rod {n}": lambda E, lr, n=n: flows.PrincipalRodFlow(E, lr, order=n)
         for n in range(4)
@@ -33,7 +34,7 @@ MODELS = {
 @study("edge-models", keys=("model", "step"), check=lambda c: {"steps": c["every"]})
 def edge_models(
     *,
-    network: Literal["mlp", "conv"] = "mlp",
+    network: Literal["mlp", "conv", "vit", "gpt"] = "mlp",
     widths: str = "32-32",
     activation: str = "tanh",
     scale: float = 1.0,
@@ -54,10 +55,11 @@ def edge_models(
 
     Parameters
     ----------
-    network : {"mlp", "conv"}
-        Fully connected, or 3x3 convolutions with average pooling.
+    network : {"mlp", "conv", "vit", "gpt"}
+        Fully connected, 3x3 convolutions with average pooling, or a transformer for images or
+        text.
     widths : str
-        Hidden widths or channels, as in ``"32-32"``.
+        Hidden widths or channels, as in ``"32-32"``; of a transformer a factor, as in ``"0.5"``.
     activation : str
         As in :func:`gdflows.problems.mlp`.
     scale : float
@@ -77,7 +79,8 @@ def edge_models(
     every : int
         Steps between two rows.
     models : str
-        Which, joined by commas: NGF, IGR, central, rod, edge, principal rod 0 … 3.
+        Which, joined by commas: NGF, IGR, central, rod, edge, self-stabilisation, principal
+        rod 0 … 3.
     rtol : float
         Of the integrations (DOP853).
     dtype : {"float32", "float64"}

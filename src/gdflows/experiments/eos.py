@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from gdflows import parallel
 from gdflows.curvature import Tracker
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.building import LARGE, training_loss
@@ -78,9 +79,9 @@ def eos(
     network : str
         ``"mlp-tanh"``, ``"fc-relu"``, ``"cnn-elu"``, …: a kind (mlp: hidden layers of 32 and 32;
         fc: 200 and 200; cnn: convolutions of 32 and 32 channels) and an activation; or
-        ``"vgg11"``, ``"resnet18"``, ``"vit"``.
+        ``"vgg11"``, ``"resnet18"``, ``"vit"``, ``"gpt"`` (data ``"shakespeare-64"``).
     widths : str
-        Other hidden widths, as in ``"100-50"``; for the last three a factor, as in ``"0.5"``.
+        Other hidden widths, as in ``"100-50"``; for the last four a factor, as in ``"0.5"``.
     loss : {"mse", "cross-entropy"}
         See :func:`gdflows.problems.classification`.
     n : int
@@ -157,7 +158,8 @@ def eos(
             "step": step,
         }
 
-    for step in tqdm(range(start, steps + 1), initial=start, total=steps, disable=None):
+    quiet = None if parallel.first() else True
+    for step in tqdm(range(start, steps + 1), initial=start, total=steps, disable=quiet):
         log.checkpoint(step, state, now=step == 0)
         if drop_at and step == drop_at:
             walker.param_groups[0]["lr"] = drop_to

@@ -5,6 +5,7 @@ from gdflows.flows.central import CentralFlow, Oscillation
 from gdflows.flows.gradient import IGR, NGF
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.rod import EdgeFlow, PrincipalRodFlow, RodFlow
+from gdflows.flows.stabilisation import SelfStabilisation
 from gdflows.flows.stability import (
     StabilityCoefficients,
     classify,
@@ -24,6 +25,7 @@ __all__ = [
     "PrincipalFlow",
     "PrincipalRodFlow",
     "RodFlow",
+    "SelfStabilisation",
     "StabilityCoefficients",
     "Truncated",
     "alpha",

@@ -81,9 +81,7 @@ class CentralFlow(Flow):
 
     label = "central"
 
-    def __init__(
-        self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6
-    ):
+    def __init__(self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6):
         super().__init__(objective, lr)
         if not horizon > 0:
             raise InputError(f"horizon must be positive, got {horizon}.")

@@ -33,8 +33,43 @@ FILTER = 6  # differences that separate the smooth part of a path from the swing
 LOWEST = 5.0  # a rod that shrinks faster than by e⁻⁵ a step is gone at once
 
 
-class _TwoPoints(Flow):
-    """What the flows of a centre and a half-rod share.
+class TwoPoints(Flow):
+    """A flow of a centre c and a half-rod ε, between which the iterates c ± ε alternate."""
+
+    @abstractmethod
+    def rods(self, path: Trajectory) -> Tensor:
+        """The half-rod ε at the path's times, shape ``(T, D)``."""
+
+    def oscillation(self, path: Trajectory) -> Tensor:
+        return torch.exp(path.companions["log_length"][:, 0])
+
+    def mean_loss(self, path: Trajectory) -> Tensor:
+        rods = self.rods(path)
+        return torch.stack(
+            [
+                (self.objective.value(c + e) + self.objective.value(c - e)) / 2
+                for c, e in zip(path.states, rods, strict=True)
+            ]
+        )
+
+    def iterates(self, path: Trajectory) -> Tensor:
+        """c + (−1)ᵏ ε, at times t = kh; shape ``(T, D)``.
+
+        Raises
+        ------
+        InputError
+            If the path holds other times.
+        """
+        steps = path.times / self.lr
+        k = steps.round()
+        if not torch.allclose(steps, k, rtol=0, atol=1e-6):
+            raise InputError("Iterates are at times t = kh only; integrate with such times.")
+        sign = (1 - 2 * (k % 2)).to(path.states)
+        return path.states + sign[:, None] * self.rods(path)
+
+
+class _Rod(TwoPoints):
+    """What the flows share whose half-rod turns and grows by a field of its own.
 
     The half-rod is kept as a unit vector and the logarithm of its length: below the edge it
     shrinks over hundreds of orders of magnitude, and what counts when the edge is crossed is by
@@ -96,33 +131,6 @@ class _TwoPoints(Flow):
         unit = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
         return torch.exp(path.companions["log_length"]) * unit
 
-    def oscillation(self, path: Trajectory) -> Tensor:
-        return torch.exp(path.companions["log_length"][:, 0])
-
-    def mean_loss(self, path: Trajectory) -> Tensor:
-        rods = self.rods(path)
-        return torch.stack(
-            [
-                (self.objective.value(c + e) + self.objective.value(c - e)) / 2
-                for c, e in zip(path.states, rods, strict=True)
-            ]
-        )
-
-    def iterates(self, path: Trajectory) -> Tensor:
-        """c + (−1)ᵏ ε, at times t = kh; shape ``(T, D)``.
-
-        Raises
-        ------
-        InputError
-            If the path holds other times.
-        """
-        steps = path.times / self.lr
-        k = steps.round()
-        if not torch.allclose(steps, k, rtol=0, atol=1e-6):
-            raise InputError("Iterates are at times t = kh only; integrate with such times.")
-        sign = (1 - 2 * (k % 2)).to(path.states)
-        return path.states + sign[:, None] * self.rods(path)
-
     def _polar(self, rod: Tensor) -> dict[str, Tensor]:
         length = torch.linalg.vector_norm(rod)
         if not length > 0:
@@ -138,7 +146,7 @@ class _TwoPoints(Flow):
         return (front + back) / 2, (front - back) / 2
 
 
-class RodFlow(_TwoPoints):
+class RodFlow(_Rod):
     r"""The rod flow: two consecutive iterates are the ends of a rod.
 
     .. math:: \dot c = -\tfrac12[g(c+\varepsilon) + g(c-\varepsilon)], \qquad
@@ -178,7 +186,7 @@ class RodFlow(_TwoPoints):
         return -mean, half - 2 / self.lr * rod
 
 
-class EdgeFlow(_TwoPoints):
+class EdgeFlow(_Rod):
     r"""The edge flow: centre, direction and magnitude of the oscillation.
 
     .. math:: \dot c = -\tfrac12[g(c+\rho v) + g(c-\rho v)], \quad
@@ -218,7 +226,7 @@ class EdgeFlow(_TwoPoints):
         return -mean, self.objective.hvp(centre, rod) - 2 / self.lr * rod
 
 
-class PrincipalRodFlow(_TwoPoints):
+class PrincipalRodFlow(_Rod):
     r"""The principal rod flow: backward error analysis of two iterates at once.
 
     The rod flow is to the map (c, ε) what the gradient flow is to gradient descent: its

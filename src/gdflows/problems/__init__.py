@@ -7,6 +7,7 @@ set are joined into one by :func:`classification`.
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
 from gdflows.problems.classification import classification
 from gdflows.problems.data import Dataset, load, text
+from gdflows.problems.language import gpt
 from gdflows.problems.losses import cross_entropy, squared_error
 from gdflows.problems.networks import conv, deep_linear, mlp
 from gdflows.problems.vision import resnet18, vgg11, vit
@@ -21,6 +22,7 @@ __all__ = [
     "cross_entropy",
     "cubic",
     "deep_linear",
+    "gpt",
     "load",
     "mlp",
     "product",

@@ -21,6 +21,7 @@ def classification(
     loss: str = "mse",
     n: int | None = None,
     chunk: int | None = None,
+    shard: bool = False,
     folder: str | os.PathLike | None = None,
 ) -> Objective:
     """The full-batch training loss of a network on a data set.
@@ -37,8 +38,9 @@ def classification(
         :func:`cross_entropy`.
     n : int, optional
         Only the first n training samples.
-    chunk : int, optional
-        Samples evaluated at a time, as in :meth:`gdflows.Objective.from_module`.
+    chunk, shard : int, bool
+        Samples evaluated at a time, and whether the processes of a group share them, as in
+        :meth:`gdflows.Objective.from_module`.
     folder : path, optional
         As in :func:`load`.
 
@@ -71,5 +73,6 @@ def classification(
         data = load(data, folder=folder, dtype=first.dtype)
     if n is not None:
         data = data.take(n)
-    x, y = data.x_train.to(first), data.y_train.to(first.device)
-    return Objective.from_module(network, LOSSES[loss], (x, y), chunk=chunk)
+    x, y = data.x_train, data.y_train.to(first.device)
+    x = x.to(first) if x.is_floating_point() else x.to(first.device)
+    return Objective.from_module(network, LOSSES[loss], (x, y), chunk=chunk, shard=shard)

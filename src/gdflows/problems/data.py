@@ -58,7 +58,8 @@ FILES = {
 }
 
 NAMES = (
-    "iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to cifar10-49k"
+    "iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
+    "cifar10-49k, shakespeare-T for sequences of T characters"
 )
 _DIGITS = tuple(str(i) for i in range(10))
 _CIFAR_CLASSES = (
@@ -72,15 +73,17 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, y_tra
 class Dataset:
     """A data set for classification, in tensors: from :func:`load`, or of one's own.
 
+    A text is one too: what is classified is every place, by the character that comes next.
+
     Attributes
     ----------
     name : str
         For messages; as given to :func:`load`.
     x_train, x_test : Tensor
         Inputs, samples along the first axis: ``(N, features)`` or ``(N, channels, height,
-        width)``.
+        width)``; of a text characters' numbers ``(N, T)``, int64.
     y_train, y_test : Tensor
-        Class numbers ``(N,)``, int64.
+        Class numbers ``(N,)``, of a text ``(N, T)``; int64.
     classes : tuple of str
         The classes' names, in the order of their numbers.
     """
@@ -143,6 +146,9 @@ def load(
         - ``"cifar10"``: 50,000 and 10,000 images, downloaded (170 MB).
         - ``"cifar10-1k"`` ... ``"cifar10-49k"``: the first n/5 thousand of each of the five
           training batches, in that order, and the first thousand test images.
+        - ``"shakespeare-T"``, for instance ``"shakespeare-64"``: the text of :func:`text` in
+          consecutive sequences of T characters, each with the characters that follow; the last
+          tenth is the test set. Not standardised.
     standardise : {None, "pixel", "channel", "none"}
         Subtract the mean and divide by the standard deviation, over the training samples in
         use: of each input on its own, or of each channel of the images as a whole. Inputs that
@@ -187,6 +193,8 @@ def load(
         raise InputError(f"standardise must be 'pixel', 'channel' or 'none', got {standardise!r}.")
     if not dtype.is_floating_point:
         raise InputError(f"The inputs need a real floating-point dtype, got {dtype}.")
+    if sequences := re.fullmatch(r"shakespeare-([1-9]\d{0,3})", name):
+        return _sequences(name, text(folder=folder), int(sequences[1]))
     subset = re.fullmatch(r"(mnist|cifar10)-([1-9]\d?)k", name)
     classes, default = _DIGITS, "channel"
     if name in ("iris", "breast-cancer", "digits"):
@@ -228,6 +236,16 @@ def text(name: str = "tinyshakespeare", *, folder: str | os.PathLike | None = No
     if name != "tinyshakespeare":
         raise DataError(f"There is no text {name!r}. There is: tinyshakespeare.")
     return _fetch("tinyshakespeare.txt", _folder(folder)).read_text(encoding="utf-8")
+
+
+def _sequences(name: str, whole: str, length: int) -> Dataset:
+    characters = sorted(set(whole))
+    numbers = {c: i for i, c in enumerate(characters)}
+    codes = torch.tensor([numbers[c] for c in whole])
+    n = (len(codes) - 1) // length
+    x, y = (codes[i : i + n * length].reshape(n, length) for i in (0, 1))
+    cut = n - n // 10
+    return Dataset(name, x[:cut], y[:cut], x[cut:], y[cut:], tuple(characters))
 
 
 # -- from arrays to tensors --------------------------------------------------------------------

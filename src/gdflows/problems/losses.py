@@ -66,9 +66,10 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     Parameters
     ----------
     output : Tensor
-        Logits z, ``(N, C)``, real or complex.
+        Logits z, ``(N, C)``, real or complex; of sequences ``(N, T, C)``, whose mean is over all
+        N·T places.
     target : Tensor
-        Class numbers y, ``(N,)``, of an integer dtype.
+        Class numbers y, ``(N,)`` or ``(N, T)``, of an integer dtype.
 
     Returns
     -------
@@ -89,6 +90,8 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """
     if target.is_floating_point() or target.is_complex():
         raise InputError(f"cross_entropy wants class numbers (N,), got {target.dtype} targets.")
+    if output.ndim == 3 and target.shape == output.shape[:2]:
+        output, target = output.flatten(0, 1), target.flatten()
     target = _classes(output, target)
     picked = output.gather(1, target[:, None])[:, 0]
     return (torch.logsumexp(output, 1) - picked).sum() / len(output)

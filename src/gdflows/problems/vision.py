@@ -75,8 +75,8 @@ def vgg11(
     torch.Size([2, 10])
     """
     act = activation_class(activation)
-    channels = [_scaled(c, width) for c in (64, 128, 256, 256, 512, 512, 512, 512)]
-    hidden = _scaled(512, width)
+    channels = [scaled(c, width) for c in (64, 128, 256, 256, 512, 512, 512, 512)]
+    hidden = scaled(512, width)
 
     def layers() -> nn.Sequential:
         parts = OrderedDict()
@@ -150,7 +150,7 @@ def resnet18(
     torch.Size([2, 10])
     """
     act = activation_class(activation)
-    channels = [_scaled(c, width) for c in (64, 128, 256, 512)]
+    channels = [scaled(c, width) for c in (64, 128, 256, 512)]
 
     def normed(n: int, m: int, stride: int, size: int = 3) -> list[nn.Module]:
         convolution = nn.Conv2d(n, m, size, stride=stride, padding=size // 2, bias=False)
@@ -238,7 +238,7 @@ def vit(
         )
     if image_size % patch:
         raise InputError(f"Patches of {patch} pixels do not tile an image of {image_size}.")
-    dim = heads * _scaled(64 / heads, width)
+    dim = heads * scaled(64 / heads, width)
 
     def layers() -> nn.Sequential:
         parts = OrderedDict()
@@ -290,19 +290,24 @@ class PatchEmbedding(nn.Module):
 class Attention(nn.Module):
     """Self-attention with several heads, ``(N, P, dim)`` to the same.
 
-    Written out, because torch's fused kernels have no second derivative.
+    With ``causal`` no position sees a later one. Written out, because torch's fused kernels have
+    no second derivative.
     """
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, *, causal: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         n, p, dim = x.shape
         q, k, v = self.qkv(x).view(n, p, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(dim // self.heads), dim=-1)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(dim // self.heads)
+        if self.causal:
+            later = torch.ones(p, p, dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, -math.inf)
+        weights = torch.softmax(scores, dim=-1)
         return self.out((weights @ v).transpose(1, 2).reshape(n, p, dim))
 
 
@@ -321,7 +326,8 @@ def _norm(norm: str, channels: int, groups: int) -> nn.Module:
     raise InputError(f"norm must be 'batch' or 'group', got {norm!r}.")
 
 
-def _scaled(channels: float, width: float) -> int:
+def scaled(channels: float, width: float) -> int:
+    """A number of channels times a factor: a whole number, at least 1."""
     if not width > 0:
         raise InputError(f"width must be positive, got {width}.")
     return max(1, round(channels * width))

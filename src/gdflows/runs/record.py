@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from gdflows import parallel
 from gdflows.errors import InputError, InterruptedRunError
 
 FORMAT = 1
@@ -40,7 +41,8 @@ class Run:
         What the probes saw.
     environment : dict
         ``command``, ``device``, ``threads``, ``started`` (UTC), ``seconds``, ``python``,
-        ``platform`` and the ``packages``' versions; ``ended``, why, if the study broke off.
+        ``platform`` and the ``packages``' versions; ``processes``, if there were several;
+        ``ended``, why, if the study broke off.
     """
 
     name: str
@@ -73,8 +75,9 @@ class Run:
             f"Run {self.name}: {len(self.table)} rows × {len(self.table.columns)} columns\n"
             f"  made by  {e['command']}\n"
             f"  on       {e['device']}, {e['threads']} threads, {e['started']}, "
-            f"{e['seconds']:.0f} s\n"
-            f"  with     Python {e['python']}, {packages}"
+            f"{e['seconds']:.0f} s"
+            + (f", {e['processes']} processes\n" if "processes" in e else "\n")
+            + f"  with     Python {e['python']}, {packages}"
             + (f"\n  ended    {e['ended']}" if "ended" in e else "")
         )
 
@@ -138,11 +141,14 @@ def record(
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {p: version(p) for p in PACKAGES},
     }
+    if parallel.size() > 1:
+        environment["processes"] = parallel.size()
     if log.ended:
         environment["ended"] = log.ended
     run = Run(folder.name, config, table, environment)
-    run.save(folder)
-    log.discard()
+    if parallel.first():
+        run.save(folder)
+        log.discard()
     return run
 
 
@@ -183,8 +189,16 @@ class Log:
         self._config, self._device = config, device
         self._between = seconds_between
         self._since = self._saved = time.perf_counter()
-        if self._file is not None and self._file.exists():
-            kept = unfinished(folder)
+        kept = None
+        if folder is not None:
+            there = parallel.of_first(self._file.exists)
+            kept = parallel.of_first(lambda: unfinished(folder)) if there else None
+        if kept is not None:
+            if kept["processes"] != parallel.size():
+                raise InputError(
+                    f"{folder} was begun by {kept['processes']} processes and cannot go on with "
+                    f"{parallel.size()}: sums would be rounded differently."
+                )
             self.rows, self.state, self.step = kept["rows"], kept["state"], kept["step"]
             self.seconds, self.started, self.command = (
                 kept["seconds"],
@@ -192,6 +206,8 @@ class Log:
                 kept["command"],
             )
             torch.set_num_threads(kept["threads"])  # another number would round differently
+        if not parallel.first():  # all know the state, one keeps it
+            self._file = None
 
     def checkpoint(self, step: int, state: Callable[[], dict], *, now: bool = False) -> None:
         """Keep rows and state, if the last time is some seconds ago, or now.
@@ -217,6 +233,7 @@ class Log:
             "state": self.state,
             "step": step,
             "threads": torch.get_num_threads(),
+            "processes": parallel.size(),
             "seconds": self.seconds + clock - self._since,
             "started": self.started or datetime.now(UTC).strftime(STAMP),
             "command": self.command or _command(self._file.parent),
