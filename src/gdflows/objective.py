@@ -521,6 +521,22 @@ class FlatModule(Objective):
         self._setup(terms, dim, theta0)
         self.shared = shard
 
+    def batch(self, size: int, generator: torch.Generator) -> FlatModule:
+        """The loss of the same module on some of its samples, drawn without replacement.
+
+        Parameters
+        ----------
+        size : int
+            How many.
+        generator : torch.Generator
+            On the CPU.
+        """
+        x, y = self.data
+        if not 1 <= size <= len(x):
+            raise InputError(f"A batch of {size} cannot be drawn from {len(x)} samples.")
+        drawn = torch.randperm(len(x), generator=generator)[:size].to(x.device)
+        return FlatModule(self.model, self.loss, (x[drawn], y[drawn]))
+
     def _chunkable(self, reduction: str) -> None:
         if reduction not in ("mean", "sum"):
             raise InputError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")

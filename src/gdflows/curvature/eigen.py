@@ -87,7 +87,7 @@ def top_eigenpairs(
     ----------
     Saad, *Numerical Methods for Large Eigenvalue Problems*, chapter 6.
     """
-    return extreme_eigenpairs(objective.at(_real(theta)), k, "LA", tol, scale=scale)
+    return extreme_eigenpairs(objective.at(require_real(theta)), k, "LA", tol, scale=scale)
 
 
 def bottom_eigenpairs(
@@ -97,7 +97,7 @@ def bottom_eigenpairs(
 
     Arguments and result as for :func:`top_eigenpairs`.
     """
-    return extreme_eigenpairs(objective.at(_real(theta)), k, "SA", tol)
+    return extreme_eigenpairs(objective.at(require_real(theta)), k, "SA", tol)
 
 
 def extreme_eigenpairs(
@@ -107,7 +107,7 @@ def extreme_eigenpairs(
     theta, dim = point.theta, point.theta.numel()
     if not 1 <= k <= dim:
         raise InputError(f"k must be in 1 … {dim}, got {k}.")
-    _real(theta)
+    require_real(theta)
     sign, product = (1 if which == "LA" else -1), scaled_product(point, scale)
     if dim <= max(DENSE, k + 1):
         hessian = product(torch.eye(dim, dtype=theta.dtype, device=theta.device))
@@ -149,7 +149,8 @@ def pairs_of(solved: Solved, k: int, sign: int, theta: Tensor) -> Eigenpairs:
     return Eigenpairs(sign * values, vectors, residuals, solved.products)
 
 
-def _real(theta: Tensor) -> Tensor:
+def require_real(theta: Tensor) -> Tensor:
+    """θ, or an error if it is complex."""
     if theta.is_complex():
         raise InputError("Eigenvalues are ordered at real θ only; pass theta.real.")
     return theta
