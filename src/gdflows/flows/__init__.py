@@ -3,6 +3,7 @@
 from gdflows.flows.base import Flow
 from gdflows.flows.central import CentralFlow, Oscillation
 from gdflows.flows.gradient import IGR, NGF
+from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.rod import EdgeFlow, PrincipalRodFlow, RodFlow
 from gdflows.flows.stabilisation import SelfStabilisation
@@ -21,6 +22,7 @@ __all__ = [
     "CentralFlow",
     "EdgeFlow",
     "Flow",
+    "MomentumRodFlow",
     "Oscillation",
     "PrincipalFlow",
     "PrincipalRodFlow",

@@ -68,6 +68,17 @@ class TwoPoints(Flow):
         return path.states + sign[:, None] * self.rods(path)
 
 
+def visible_length(centre: Tensor, log_length: Tensor) -> float:
+    """The length at which a rod's rates are taken: its own, but none that drowns in rounding.
+
+    The rates do not change any more as a rod gets shorter, but differences of gradients do drown.
+    It moves the centre by rounding only.
+    """
+    eps = torch.finfo(centre.dtype).eps
+    closest = math.sqrt(eps) * (float(torch.linalg.vector_norm(centre)) or 1.0)
+    return max(math.exp(min(float(log_length), 700.0)), closest)
+
+
 class _Rod(TwoPoints):
     """What the flows share whose half-rod turns and grows by a field of its own.
 
@@ -109,11 +120,7 @@ class _Rod(TwoPoints):
             Logarithm of the half-rod's length, shape ``(1,)``.
         """
         v = direction / torch.linalg.vector_norm(direction)
-        # The rod's rates do not change any more as it gets shorter, but differences of gradients
-        # drown in rounding: take them no closer than this. It moves the centre by rounding only.
-        eps = torch.finfo(theta.dtype).eps
-        closest = math.sqrt(eps) * (float(torch.linalg.vector_norm(theta)) or 1.0)
-        length = max(math.exp(min(float(log_length), 700.0)), closest)
+        length = visible_length(theta, log_length)
         centre_rate, rod_rate = self._field(theta, length * v)
         stretch = rod_rate / length
         growth = torch.dot(v, stretch)
