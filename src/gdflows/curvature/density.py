@@ -163,8 +163,8 @@ def batch_sharpness(
 
     .. math:: \mathbb{E}_B\,\frac{g_B\transpose H_B\, g_B}{\|g_B\|^2}
 
-    SGD that has settled holds it near 2/h, while the full batch's sharpness stays below. The
-    average over batches is that of a Rayleigh quotient, so it is no eigenvalue.
+    SGD is reported to settle where this is near 2/h, while the full batch's sharpness stays
+    below. It is an average of Rayleigh quotients, no eigenvalue.
 
     Parameters
     ----------

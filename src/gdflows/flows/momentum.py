@@ -54,8 +54,8 @@ class MomentumRodFlow(TwoPoints):
 
     References
     ----------
-    Regis and Chewi (2026), "Rod flow for momentum methods", for the first order; the second
-    order is ours.
+    Regis and Chewi (2026), "A rod flow model for Adam at the edge of stability", for the first
+    order in the space of positions and velocities; the second order is ours.
     """
 
     def __init__(
