@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -268,3 +269,40 @@ def test_progress_is_shown_when_asked_for(progress, shown, capsys):
     gf.integrate(gf.flows.NGF(bowl()), THETA, t=1.0, progress=progress)
     error = capsys.readouterr().err
     assert ("GD" in error and "NGF" in error) == shown
+
+
+@pytest.mark.parametrize("method, order", [("euler", 1), ("rk4", 4)])
+def test_fixed_steps_have_their_order_and_land_on_times(method, order):
+    E = gf.problems.quadratic(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    start = torch.ones(2, dtype=torch.float64)
+    times, errors = [0.0, 0.35, 1.0], []
+    for step in (0.1, 0.05, 0.025):
+        path = gf.integrate(gf.flows.NGF(E), start, times=times, method=method, step=step)
+        assert path.times.tolist() == times
+        assert path.error is None
+        exact = torch.exp(-torch.tensor(times)[:, None] * torch.tensor([3.0, 1.0]))
+        errors.append(float((path.states - exact.to(path.states)).abs().max()))
+    slopes = np.diff(np.log(errors)) / np.log(0.5)
+    np.testing.assert_allclose(slopes, order, atol=0.4)
+
+
+def test_euler_with_step_h_is_gradient_descent():
+    E = gf.problems.banana()
+    path = gf.integrate(gf.flows.NGF(E), E.theta0, t=0.01, method="euler", step=0.001)
+    torch.testing.assert_close(
+        path.states, gf.descend(E, E.theta0, 0.001, 10).states, rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"method": "euler"}, "which need it"),
+        ({"step": 0.1}, "belongs to the methods"),
+        ({"method": "rk4", "step": -1.0}, "step must be positive"),
+    ],
+)
+def test_fixed_steps_want_a_step(settings, words):
+    E = gf.problems.banana()
+    with pytest.raises(InputError, match=words):
+        gf.integrate(gf.flows.NGF(E), E.theta0, t=1.0, **settings)

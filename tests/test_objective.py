@@ -333,3 +333,25 @@ def test_non_finite_loss_names_the_place(method):
     E = gf.Objective(lambda t: torch.log(t).sum(), 3)
     with pytest.raises(NonFiniteError, match=r"loss is not finite at ‖θ‖ = 1\.53"):
         getattr(E, method)(THETA)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0].cos()
+
+
+def test_what_torch_would_leave_out_of_second_derivatives_is_refused():
+    """torch gives a wrong product here and says nothing."""
+    E = gf.Objective(lambda theta: (Once.apply(theta) ** 2).sum(), dim=2)
+    theta = torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(E.grad(theta), torch.sin(2 * theta))
+    for call in (lambda: E.hvp(theta, theta), lambda: E.at(theta)):
+        with pytest.raises(InputError, match="only once"):
+            call()

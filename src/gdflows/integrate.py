@@ -202,7 +202,7 @@ def integrate(
                 saved_y.append(solver.y)
                 saved_error.append(error)
             elif wanted and wanted[0] <= solver.t:
-                dense = solver.dense_output()
+                dense = None if fixed else solver.dense_output()  # fixed steps land on it
                 while wanted and wanted[0] <= solver.t:
                     saved_t.append(wanted.popleft())
                     saved_y.append(solver.y if saved_t[-1] == solver.t else dense(saved_t[-1]))

@@ -77,6 +77,7 @@ class Objective:
         self.theta0 = theta0
         #: Whether the terms of other processes are to be added, see ``shard`` of from_module.
         self.shared = False
+        self._twice = False  # whether second derivatives have been seen to exist
         self._count = Counter(values=0, gradients=0, hvps=0, thirds=0, higher=0)
         if theta0 is not None:
             self._check(theta0, "theta0")
@@ -321,7 +322,19 @@ class Objective:
 
     def _gradient_graph(self, term: Callable, theta: Tensor) -> tuple[Tensor, Tensor]:
         x = theta.detach().clone().requires_grad_()
-        return x, _derivative(self._evaluate(term, x), x, graph=True)
+        return x, self._second(_derivative(self._evaluate(term, x), x, graph=True))
+
+    def _second(self, g: Tensor) -> Tensor:
+        """The gradient, once it is seen that torch can differentiate it."""
+        if not self._twice:
+            if not twice_differentiable([g]):
+                raise InputError(
+                    "Some part of the loss can be differentiated only once (an autograd Function "
+                    "marked once_differentiable); torch would leave it out of second derivatives "
+                    "without a word. Write that part with plain torch operations."
+                )
+            self._twice = True
+        return g
 
     def _joined(self, part: Tensor) -> Tensor:
         return parallel.total(part) if self.shared else part
@@ -362,7 +375,7 @@ class Point:
             objective._count["gradients"] += 1
             x = self.theta.clone().requires_grad_()
             e = objective._evaluate(objective.terms[0], x)
-            g = _derivative(e, x, graph=True)
+            g = objective._second(_derivative(e, x, graph=True))
             self._graph = x, g
             # Cloned, since a sum over processes is made in place and the graph needs its own.
             value, grad = (objective._joined(part.detach().clone()) for part in (e, g))
@@ -397,6 +410,24 @@ class Point:
         objective._count_contraction(len(vectors))
         out = objective._joined(_pull_all(g, vectors, x))
         return objective._finite(out, f"derivative of order {len(vectors) + 1}", self.theta)
+
+
+def twice_differentiable(grads: Sequence[Tensor]) -> bool:
+    """Whether torch can differentiate these gradients completely.
+
+    Behind a function that is differentiable once only torch puts a node that raises an error. But
+    a derivative with respect to given inputs never visits it: it is just left out.
+    """
+    seen, waiting = set(), [g.grad_fn for g in grads]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return False
+        seen.add(node)
+        waiting.extend(after for after, _ in node.next_functions)
+    return True
 
 
 def _derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:

@@ -42,7 +42,7 @@ class SelfStabilisation(TwoPoints):
 
     Where :class:`gdflows.flows.EdgeFlow` takes the loss at both ends of the oscillation, this
     model takes its expansion about the middle, to third order; and its direction is the
-    eigenvector itself.
+    eigenvector itself. The field jumps where the two largest eigenvalues cross.
 
     References
     ----------

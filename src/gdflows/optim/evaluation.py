@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from gdflows.errors import InputError, NonFiniteError
+from gdflows.objective import twice_differentiable
 
 Closure = Callable[[], Tensor]
 PRODUCTS = ("auto", "exact", "difference")
@@ -65,10 +66,24 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                     "torch.autocast for the model."
                 )
         self.hvp = hvp
+        self._twice = False
         self.cost: Counter[str] = Counter(gradients=0, hvps=0)
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+    def _groups_of(self, parameters: Sequence[Tensor]) -> list[dict]:
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
+        return [groups[id(p)] for p in parameters]
+
+    def _factors(self, parameters: Sequence[Tensor]) -> tuple[list[float], float]:
+        """The groups' ``lr`` relative to the largest, for each parameter, and the largest.
+
+        What decides on a common rate sees the relative ones only: what a scheduler takes from all
+        groups must not come back as a larger rate.
+        """
+        top = max(float(group["lr"]) for group in self.param_groups) or 1.0
+        return [float(group["lr"]) / top for group in self._groups_of(parameters)], top
 
     # -- loss and gradient -----------------------------------------------------------------------
 
@@ -152,6 +167,10 @@ class Evaluation:
             for p in self.parameters
         ]
 
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parameters with their gradients."""
+        return zip(self.parameters, self.grads, strict=True)
+
     @property
     def finite(self) -> bool:
         """Whether loss and gradients are."""
@@ -190,9 +209,14 @@ class Evaluation:
 
     def _graph(self, share: Tensor):
         try:
-            return torch.autograd.grad(
+            grads = torch.autograd.grad(
                 share, self.parameters, create_graph=True, materialize_grads=True
             )
+            if not self.optimizer._twice:
+                if not twice_differentiable(grads):
+                    raise RuntimeError("a function is marked once_differentiable")
+                self.optimizer._twice = True
+            return grads
         except RuntimeError as error:
             self._refuse(error)
             return None
