@@ -14,6 +14,7 @@ from gdflows.optim.moments import Moments
 CLIMB = 2.0  # at the start η grows by up to that at every step,
 CLIMBED = 1.5  # until it is too small by no more than that
 GROW, SHRINK = 1.3, 0.1  # how much one refresh may change the learning rate
+LAG = 1.2  # where η lags by more than that gaps are halved, else doubled
 JUMP = 1.5  # a curvature that has grown by that asks for another look at once
 SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of their average, that trip the guards
 MOST_TRIPS = 20  # restorations in a row before giving up
@@ -44,8 +45,8 @@ class AdaEoS(CurvatureOptimizer):
         small by a factor r. If it is too large it falls at once.
     refresh_every : int
         N, the longest gap between refreshes. At the start every step refreshes, until η has
-        climbed to where it belongs; from there, and after a guard has tripped, gaps are
-        1, 2, 4, … N.
+        climbed to where it belongs; from there, and after a guard has tripped, gaps double up to
+        N, and are halved while η lags behind.
     first_products : int
         Products for the first estimate.
     stochastic : bool
@@ -127,7 +128,7 @@ class AdaEoS(CurvatureOptimizer):
         self.eta = self.sharpness = math.nan
         self.trips = 0
         self._in_a_row, self._gap, self._wait, self._average = 0, 1, 0, math.nan
-        self._climbing = True
+        self._climbing, self._edge_before = True, math.nan
 
     @property
     def count(self) -> int:
@@ -159,6 +160,10 @@ class AdaEoS(CurvatureOptimizer):
         self._average = seen.loss if first else MEMORY * self._average + (1 - MEMORY) * seen.loss
         for p, g in seen.pairs():
             self.moments.update(self.state[p], g)
+        # With its bias correction the base's edge rises for a known reason, and η with it.
+        if not (self._climbing and looking):
+            self.eta = min(self.eta * self.edge / self._edge_before, self.largest)
+        self._edge_before = self.edge
         if looking:
             self._in_a_row = 0
             self._keep(seen.parameters)
@@ -192,9 +197,13 @@ class AdaEoS(CurvatureOptimizer):
         if self._climbing:
             self._wait = 1
             return
-        grown = math.isfinite(before) and found > JUMP * before
-        self._wait = self._gap = 1 if grown else self._gap
-        self._gap = min(2 * self._gap, self.refresh_every)
+        if math.isfinite(before) and found > JUMP * before:
+            self._gap = 1
+        elif target > LAG * found * self.eta:
+            self._gap = max(1, self._gap // 2)
+        self._wait = self._gap
+        if target <= LAG * found * self.eta:
+            self._gap = min(2 * self._gap, self.refresh_every)
 
     def _power(self, seen: Evaluation, products: int) -> float:
         """Norm of D^½ H D^½ q, for the q kept from before."""
@@ -267,7 +276,7 @@ class AdaEoS(CurvatureOptimizer):
 
     def _extra(self) -> dict:
         names = ("eta", "sharpness", "trips", "_in_a_row", "_gap", "_wait")
-        names += ("_average", "_climbing")
+        names += ("_average", "_climbing", "_edge_before")
         return {name: getattr(self, name) for name in names}
 
     def _set_extra(self, extra: dict) -> None:

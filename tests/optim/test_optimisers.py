@@ -1,0 +1,162 @@
+"""DAL, CDAT and AdaEoS by their own promises."""
+
+import math
+
+import pytest
+import torch
+
+import gdflows as gf
+from gdflows.errors import NonFiniteError
+from gdflows.optim import CDAT, DAL, AdaEoS
+
+F64 = torch.float64
+
+
+def quadratic(values):
+    w = torch.nn.Parameter(torch.ones(len(values), dtype=F64))
+    h = torch.tensor(values, dtype=F64)
+    return w, h, lambda: (h * w**2).sum() / 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dal_never_makes_a_quadratic_s_gradient_smaller(seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(6, generator=generator, dtype=F64) * 10 ** (3 * torch.rand(1).double())
+    w, h, loss = quadratic(values.tolist())
+    with torch.no_grad():
+        w.copy_(torch.randn(6, generator=generator, dtype=F64))
+    optimizer = DAL([w], cap=1e9)
+    before = float((h * w).norm())
+    for _ in range(20):
+        g = h * w.detach()
+        cosine = float(torch.dot(g, h * g) / (g.norm() * (h * g).norm()))
+        optimizer.step(loss)
+        after = float((h * w).detach().norm())
+        # the law behind it: ‖g'‖² − ‖g‖² = 4‖g‖²(1 − cos∠(g, Hg))
+        assert after**2 - before**2 == pytest.approx(
+            4 * before**2 * (1 - cosine), rel=1e-9, abs=1e-9 * before**2
+        )
+        before = after
+
+
+def test_dal_with_half_the_numerator_converges_near_the_edge():
+    w, h, loss = quadratic([1.0, 3.0, 10.0])
+    optimizer = DAL([w], scale=1.0)
+    values = [float(optimizer.step(loss)) for _ in range(200)]
+    assert values[-1] < 1e-12 * values[0]
+
+
+def test_dal_s_rate_power_cap_and_drift():
+    w, h, loss = quadratic([4.0, 4.0])
+    for p, cap, rate in ((1.0, 5.0, 0.5), (0.5, 5.0, 1.0), (0.0, 5.0, 2.0), (0.0, 1.5, 1.5)):
+        optimizer = DAL([w], p=p, cap=cap)
+        length = float((h * w).norm())
+        optimizer.step(loss)
+        assert optimizer.rate == pytest.approx(rate)
+        assert optimizer.drift == pytest.approx(0.5 * rate**2 * 4 * length)
+
+
+def test_dal_per_parameter_has_a_rate_for_each():
+    w, h, loss = quadratic([1.0, 100.0])
+    DAL([w], per_parameter=True).step(loss)
+    # ½|ĝᵢ|/|(Hĝ)ᵢ| = ½/hᵢ: each entry is halved
+    torch.testing.assert_close(w.detach(), torch.full((2,), 0.5, dtype=F64))
+
+
+def test_dal_stands_still_at_a_minimum():
+    w, _, loss = quadratic([1.0, 2.0])
+    with torch.no_grad():
+        w.zero_()
+    DAL([w]).step(loss)
+    assert torch.equal(w.detach(), torch.zeros(2, dtype=F64))
+
+
+def test_cdat_minimises_along_the_gradient_and_on_edge_keeps_the_loss():
+    for sigma, expected in ((1.0, None), (2.0, 1.0)):
+        w, h, loss = quadratic([1.0, 5.0])
+        before = float(loss())
+        optimizer = CDAT([w], "sgd", sigma=sigma, average=0.0)
+        optimizer.step(loss)
+        if expected is not None:
+            assert float(loss()) == pytest.approx(before)
+        else:
+            old = torch.ones(2, dtype=F64)
+            assert float(torch.dot(h * w.detach(), h * old)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("base", ["sgd", "momentum", "adam"])
+def test_adaeos_holds_its_part_of_the_edge_in_full_batch(base):
+    """σ within a fifth of its target at most of the steps, measured against torch's own edge."""
+    network = gf.problems.mlp([64, 16, 10], "tanh", seed=0, dtype=F64)
+    E = gf.problems.classification("digits", network, n=200)
+    optimizer = AdaEoS(network.parameters(), base)
+    held, x, y = [], *E.data
+    for k in range(300):
+        optimizer.step(lambda: E.loss(network(x), y))
+        if k >= 60 and k % 10 == 0:
+            theta = torch.cat([p.detach().flatten() for p in network.parameters()])
+            scales = [
+                optimizer.moments.precondition(optimizer.state[p]) for p in network.parameters()
+            ]
+            scale = torch.cat(
+                [torch.as_tensor(s, dtype=F64).expand(p.shape).flatten() for s, p in
+                 zip(scales, network.parameters(), strict=True)]
+            ).sqrt()  # fmt: skip
+            true = float(gf.curvature.top_eigenpairs(E, theta, scale=scale, tol=1e-3).values[0])
+            held.append(abs(optimizer.eta * true / (0.8 * optimizer.edge) - 1) < 0.25)
+    assert sum(held) >= 0.8 * len(held)
+    assert optimizer.cost["gradients"] + optimizer.cost["hvps"] < 1.2 * 300
+
+
+def test_adaeos_finds_its_rate_whatever_the_units():
+    """Scaling the loss by a million scales η by a millionth, and no step changes."""
+    paths = []
+    for unit in (1.0, 1e6):
+        w, h, loss = quadratic([1.0, 10.0, 40.0])
+        optimizer = AdaEoS([w], "sgd")
+        for _ in range(40):
+            optimizer.step(lambda unit=unit, loss=loss: unit * loss())
+        paths.append(w.detach().clone())
+        assert optimizer.sigma == pytest.approx(1.6, rel=0.01)
+    torch.testing.assert_close(*paths, rtol=1e-6, atol=1e-9)
+
+
+def test_a_spike_halves_the_rate_and_asks_for_a_look():
+    w, h, loss = quadratic([1.0, 10.0])
+    optimizer = AdaEoS([w], "sgd")
+    for _ in range(30):
+        optimizer.step(loss)
+    eta, products = optimizer.eta, optimizer.cost["hvps"]
+    optimizer._average = float(loss()) / 3
+    optimizer.step(loss)
+    assert optimizer.trips == 1
+    assert optimizer.eta == pytest.approx(eta / 2)
+    optimizer.step(loss)
+    assert optimizer.cost["hvps"] == products + 1
+
+
+def test_a_blow_up_goes_back_and_in_the_end_gives_up():
+    w, h, loss = quadratic([1.0, 10.0])
+    optimizer = AdaEoS([w], "momentum")
+    for _ in range(10):
+        optimizer.step(loss)
+    kept, eta = optimizer.state[w]["kept"].clone(), optimizer.eta
+    optimizer.step(lambda: loss() * math.nan)
+    assert torch.equal(w.detach(), kept)
+    assert optimizer.eta == eta / 4
+    optimizer.step(loss)  # goes on
+    with pytest.raises(NonFiniteError, match="going back 20 times"):
+        for _ in range(25):
+            optimizer.step(lambda: loss() * math.inf)
+    assert torch.isfinite(w).all()
+
+
+def test_with_minibatches_the_curvature_falls_slowly_only():
+    w, h, loss = quadratic([1.0, 10.0])
+    optimizer = AdaEoS([w], "sgd", stochastic=True, refresh_every=1)
+    for _ in range(30):
+        optimizer.step(loss)
+    seen = optimizer.sharpness
+    for k in range(1, 6):  # batches that are fitted: almost no curvature
+        optimizer.step(lambda: 1e-6 * loss())
+        assert optimizer.sharpness == pytest.approx(seen * 0.98**k, rel=0.05)
