@@ -14,6 +14,7 @@ from gdflows.flows import stability_coefficients
 from gdflows.integrate import descend, integrate
 from gdflows.monitor import SharpnessMonitor
 from gdflows.objective import Objective, Point
+from gdflows.suggestion import suggest_lr
 from gdflows.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "problems",
     "runs",
     "stability_coefficients",
+    "suggest_lr",
 ]
 
 

@@ -18,7 +18,7 @@ FLOOR = {
     "runs": 6,
     "plotting": 7,
     "monitor": 8,
-    "adapters": 9, "experiments": 9,
+    "adapters": 9, "suggestion": 9, "experiments": 9,
 }
 # Plotting draws what it is given: it may know these, and no flow, solver or study.
 PLOTTING_MAY = {"errors", "objective", "trajectory", "runs"}
