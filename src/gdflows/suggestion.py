@@ -17,7 +17,7 @@ from gdflows.optim.thresholds import preconditioner, stability_edge
 
 @dataclass(frozen=True, eq=False)
 class Suggestion:
-    """What :func:`suggest_lr` found.
+    """What :func:`gdflows.suggest_lr` found.
 
     Attributes
     ----------

@@ -109,9 +109,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """Take it back."""
 
     def state_dict(self) -> dict:
+        """Everything that the next step depends on, but for the parameters and the data."""
         return super().state_dict() | {"extra": self._extra() | {"cost": dict(self.cost)}}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from :meth:`state_dict`, to the same bits."""
         extra = dict(state_dict.get("extra", {}))
         super().load_state_dict(state_dict)
         self.cost = Counter(extra.pop("cost", {}))
