@@ -85,6 +85,8 @@ def test_bad_input(digits):
         spectral_density(E, E.theta0, steps=0)
     with pytest.raises(InputError, match="batch of 51 cannot be drawn from 50"):
         batch_sharpness(E, E.theta0, 51)
+    with pytest.raises(InputError, match="batches must be"):
+        batch_sharpness(E, E.theta0, 5, batches=0)
     with pytest.raises(InputError, match="draws batches from the data"):
         batch_sharpness(gf.problems.banana(), torch.ones(2), 1)
     with pytest.raises(InputError, match="width must be positive"):

@@ -21,12 +21,13 @@ def quadratic(values):
 @pytest.mark.parametrize("seed", range(20))
 def test_dal_never_makes_a_quadratic_s_gradient_smaller(seed):
     generator = torch.Generator().manual_seed(seed)
-    values = torch.rand(6, generator=generator, dtype=F64) * 10 ** (3 * torch.rand(1).double())
+    size = 10 ** (3 * torch.rand(1, generator=generator, dtype=F64))
+    values = torch.rand(6, generator=generator, dtype=F64) * size
     w, h, loss = quadratic(values.tolist())
     with torch.no_grad():
         w.copy_(torch.randn(6, generator=generator, dtype=F64))
     optimizer = DAL([w], cap=1e9)
-    before = float((h * w).norm())
+    before = float((h * w).detach().norm())
     for _ in range(20):
         g = h * w.detach()
         cosine = float(torch.dot(g, h * g) / (g.norm() * (h * g).norm()))

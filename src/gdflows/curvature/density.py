@@ -198,6 +198,8 @@ def batch_sharpness(
             "batch_sharpness draws batches from the data, and this objective has none: make it "
             "with gdflows.Objective.from_module."
         )
+    if batches < 1:
+        raise InputError(f"batches must be at least 1, got {batches}.")
     require_real(theta)
     generator, quotients = torch.Generator().manual_seed(seed), []
     for _ in range(batches):

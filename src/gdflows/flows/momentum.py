@@ -98,12 +98,6 @@ class MomentumRodFlow(TwoPoints):
             "log_length": torch.log(length).reshape(1),
         }
 
-    def companions(self, theta: Tensor) -> dict[str, Tensor]:
-        return self.start(theta)[1]
-
-    def vector_field(self, theta: Tensor) -> Tensor:
-        raise InputError(f"The field of '{self.label}' needs its companions too: use field.")
-
     def field(self, theta: Tensor, *, velocity: Tensor, direction: Tensor, log_length: Tensor):
         unit = direction / torch.linalg.vector_norm(direction)
         length = visible_length(theta, log_length)

@@ -40,6 +40,12 @@ class TwoPoints(Flow):
     def rods(self, path: Trajectory) -> Tensor:
         """The half-rod ε at the path's times, shape ``(T, D)``."""
 
+    def companions(self, theta: Tensor) -> dict[str, Tensor]:
+        return self.start(theta)[1]
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        raise InputError(f"The field of '{self.label}' needs the rod too: use field.")
+
     def oscillation(self, path: Trajectory) -> Tensor:
         return torch.exp(path.companions["log_length"][:, 0])
 
@@ -93,9 +99,6 @@ class _Rod(TwoPoints):
         rod = self._half_rod(theta)
         return theta - rod, self._polar(rod)
 
-    def companions(self, theta: Tensor) -> dict[str, Tensor]:
-        return self.start(theta)[1]
-
     @abstractmethod
     def _half_rod(self, theta: Tensor) -> Tensor:
         """ε at the start: which part of θ is oscillation."""
@@ -103,9 +106,6 @@ class _Rod(TwoPoints):
     @abstractmethod
     def _field(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
         """dc/dt and dε/dt."""
-
-    def vector_field(self, theta: Tensor) -> Tensor:
-        raise InputError(f"The field of '{self.label}' needs the rod too: use field.")
 
     def field(self, theta: Tensor, *, direction: Tensor, log_length: Tensor):
         """Time derivatives of the centre, of the rod's direction and of the log of its length.

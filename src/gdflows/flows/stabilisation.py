@@ -59,6 +59,8 @@ class SelfStabilisation(TwoPoints):
         self._tracker = Tracker(objective, tol=tol)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if theta.is_complex():
+            raise InputError(f"The flow '{self.label}' is real; start it at theta.real.")
         self._tracker = Tracker(self.objective, tol=self._tol)
         rod = self._half_rod(theta)
         length = torch.linalg.vector_norm(rod)
@@ -68,9 +70,6 @@ class SelfStabilisation(TwoPoints):
                 "eigenvector: there is no oscillation that could grow. Start beside it."
             )
         return theta - rod, {"log_length": torch.log(length).reshape(1)}
-
-    def vector_field(self, theta: Tensor) -> Tensor:
-        raise InputError("The field of self-stabilisation needs log_length too: use field.")
 
     def field(self, theta: Tensor, *, log_length: Tensor):
         point = self.objective.at(theta)

@@ -76,7 +76,9 @@ class AdaEoS(CurvatureOptimizer):
     **Memory.** Beyond the base's: a vector for the power iteration, and the copy that a guard goes
     back to.
 
-    **Cost.** At the defaults some 1.05 to 1.1 gradients a step, see ``cost``.
+    **Cost.** A product at each refresh: every step while η climbs at the start, then one in
+    ``refresh_every`` where all is quiet. ``cost`` counts; in runs of a hundred steps the climb is
+    most of it.
 
     The power iteration finds the eigenvalue of largest *modulus*.
 

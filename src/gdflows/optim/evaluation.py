@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.objective import twice_differentiable
 
@@ -155,9 +155,8 @@ class Evaluation:
             total = part if total is None else total + part
         if exact and all(graph is not None for graph in graphs):
             self._graphs = graphs
-        if _processes() > 1:
-            total = _mean(total.clone())
-        self.value, self.loss = total, float(total)
+        self.value = _mean(total.clone())
+        self.loss = float(self.value)
         for p in self.parameters:
             if p.grad is not None and p.grad.is_sparse:
                 raise InputError(
@@ -316,16 +315,9 @@ def check_range(name: str, value: float, low: float, high: float, *, closed: boo
         )
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _mean(x: Tensor) -> Tensor:
     """The mean over all processes, the same bits in each."""
-    if _processes() > 1:
-        dist.all_reduce(x)
-        x /= _processes()
-    return x
+    return parallel.total(x) / parallel.size() if parallel.size() > 1 else x
 
 
 def _random_state(parameters: Sequence[Tensor]) -> dict:
