@@ -69,7 +69,9 @@ STUDIED = [name for name in runs.available() if "study" in runs.load(name).confi
 @pytest.mark.parametrize("name", STUDIED)
 def test_recorded_run_begins_as_it_did(name):
     run = runs.load(name)
-    if run.config["data"] != "digits" and "GDFLOWS_DATA" not in os.environ:
+    data = run.config.get("data") or run.config["name"]
+    at_hand = data.startswith(("digits", "deep-linear", "mlp-regression", "conv-batches"))
+    if not at_hand and "GDFLOWS_DATA" not in os.environ:
         pytest.skip("set GDFLOWS_DATA to a folder that holds the data; a test downloads nothing")
     try:
         both = repeat(run)
@@ -84,6 +86,8 @@ def test_recorded_run_begins_as_it_did(name):
         rtol = 1e-2 if loose else 1e-6
         if run.config.get("dtype") == "float32" and run.config["study"] == "eos":
             rtol = 1e-4  # single precision, summed in another order
+        if run.config["study"] == "trial":
+            rtol = 1e-3  # single precision too, and power iterations
         if column in ("x", "x0", "x1"):
             rtol = 1e-4  # eigenvalues, asked for to that accuracy
         if column == "ratio" or column.startswith("eigenvalue"):

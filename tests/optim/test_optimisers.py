@@ -96,13 +96,9 @@ def test_adaeos_holds_its_part_of_the_edge_in_full_batch(base):
         optimizer.step(lambda: E.loss(network(x), y))
         if k >= 60 and k % 10 == 0:
             theta = torch.cat([p.detach().flatten() for p in network.parameters()])
-            scales = [
-                optimizer.moments.precondition(optimizer.state[p]) for p in network.parameters()
-            ]
-            scale = torch.cat(
-                [torch.as_tensor(s, dtype=F64).expand(p.shape).flatten() for s, p in
-                 zip(scales, network.parameters(), strict=True)]
-            ).sqrt()  # fmt: skip
+            states = [optimizer.state[p] for p in network.parameters()]
+            scales = optimizer.moments.precondition(states)
+            scale = torch.cat([s.flatten() for s in scales]).sqrt() if scales else None
             true = float(gf.curvature.top_eigenpairs(E, theta, scale=scale, tol=1e-3).values[0])
             held.append(abs(optimizer.eta * true / (0.8 * optimizer.edge) - 1) < 0.25)
     assert sum(held) >= 0.8 * len(held)
@@ -160,4 +156,4 @@ def test_with_minibatches_the_curvature_falls_slowly_only():
     seen = optimizer.sharpness
     for k in range(1, 6):  # batches that are fitted: almost no curvature
         optimizer.step(lambda: 1e-6 * loss())
-        assert optimizer.sharpness == pytest.approx(seen * 0.98**k, rel=0.05)
+        assert optimizer.sharpness == pytest.approx(seen * 0.9**k, rel=0.05)

@@ -11,15 +11,17 @@ from gdflows.errors import InputError, NonFiniteError
 from gdflows.optim.evaluation import CurvatureOptimizer, Evaluation, check_range, norm
 from gdflows.optim.moments import Moments
 
-CLIMB = 2.0  # at the start η grows by up to that at every step,
+CLIMB = 10.0  # at the start a refresh may raise η by that,
 CLIMBED = 1.5  # until it is too small by no more than that
-GROW, SHRINK = 1.3, 0.1  # how much one refresh may change the learning rate
-LAG = 1.2  # where η lags by more than that gaps are halved, else doubled
-JUMP = 1.5  # a curvature that has grown by that asks for another look at once
+GROW, SHRINK = 1.3, 0.1  # how much one refresh may change the learning rate after that
+LEAST_GAP = 2  # steps between refreshes while much happens
+LAG = 3.0  # where η lags by more than that gaps are halved, else doubled
+JUMP = 1.5  # a curvature that has grown by that asks for another look soon
+BACK = 0.9  # what a loss above its average does to η
 SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of their average, that trip the guards
 MOST_TRIPS = 20  # restorations in a row before giving up
 MEMORY = 0.9  # of the loss's average
-FADE = 0.98  # how fast a peak of the curvature is forgotten, with minibatches
+FADE = 0.9  # what a refresh leaves of a peak of the curvature, with minibatches
 
 
 class AdaEoS(CurvatureOptimizer):
@@ -44,11 +46,14 @@ class AdaEoS(CurvatureOptimizer):
         How fast η rises: each refresh multiplies it by :math:`r^\gamma`, at most 1.3, if it is too
         small by a factor r. If it is too large it falls at once.
     refresh_every : int
-        N, the longest gap between refreshes. At the start every step refreshes, until η has
-        climbed to where it belongs; from there, and after a guard has tripped, gaps double up to
-        N, and are halved while η lags behind.
+        N, the longest gap between refreshes. At the start every second step refreshes, until η
+        has climbed to where it belongs; from there, and after a guard has tripped, gaps double up
+        to N, and are halved while η lags far behind.
     first_products : int
         Products for the first estimate.
+    trust : float
+        No step is longer than this part of the parameters' norm: the edge of stability is a
+        statement about a linearised step.
     stochastic : bool
         For minibatches: average λ̂ over refreshes and let it fall slowly only. A batch that is
         fitted has no curvature, and η would run off.
@@ -68,17 +73,18 @@ class AdaEoS(CurvatureOptimizer):
 
     Notes
     -----
-    **Guards.** A loss of more than twice its average halves η and asks for a refresh. One that is
-    not finite, or fifty times the average, takes parameters and moments back to the last refresh
-    and divides η by four; after twenty of these in a row a ``NonFiniteError`` is raised. They
-    presume a loss that is not negative.
+    **Guards.** A loss above its average keeps η from rising, and in full batch takes a tenth off
+    it. One of more than twice its average halves η and asks for a refresh. One that is not finite,
+    or fifty times the average, takes parameters and moments back to the last refresh and divides η
+    by four; after twenty of these in a row a ``NonFiniteError`` is raised. They presume a loss
+    that is not negative.
 
     **Memory.** Beyond the base's: a vector for the power iteration, and the copy that a guard goes
     back to.
 
-    **Cost.** A product at each refresh: every step while η climbs at the start, then one in
-    ``refresh_every`` where all is quiet. ``cost`` counts; in runs of a hundred steps the climb is
-    most of it.
+    **Cost.** A product at each refresh: every second step while η climbs at the start, then one
+    in ``refresh_every`` where all is quiet. ``cost`` counts; in runs of a hundred steps the climb
+    is most of it.
 
     The power iteration finds the eigenvalue of largest *modulus*.
 
@@ -107,7 +113,8 @@ class AdaEoS(CurvatureOptimizer):
         rho: float = 0.8,
         gamma: float = 0.1,
         refresh_every: int = 20,
-        first_products: int = 8,
+        first_products: int = 3,
+        trust: float = 0.2,
         stochastic: bool = False,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -121,15 +128,17 @@ class AdaEoS(CurvatureOptimizer):
         check_range("gamma", gamma, 0, 1, closed=True)
         check_range("weight_decay", weight_decay, 0, math.inf, closed=True)
         check_range("largest", largest, 0, math.inf)
+        check_range("trust", trust, 0, math.inf)
         for name, count in (("refresh_every", refresh_every), ("first_products", first_products)):
             if not (isinstance(count, int) and count >= 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {count!r}.")
         self.rho, self.gamma, self.refresh_every = rho, gamma, refresh_every
+        self.trust = trust
         self.first_products, self.stochastic, self.largest = first_products, stochastic, largest
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, hvp=hvp)
         self.eta = self.sharpness = math.nan
         self.trips = 0
-        self._in_a_row, self._gap, self._wait, self._average = 0, 1, 0, math.nan
+        self._in_a_row, self._gap, self._wait, self._average = 0, LEAST_GAP, 0, math.nan
         self._climbing, self._edge_before = True, math.nan
 
     @property
@@ -154,14 +163,16 @@ class AdaEoS(CurvatureOptimizer):
         if self._blown_up(seen):
             self._go_back(seen)
             return seen.value
-        if seen.loss > SPIKE * self._average:
+        if self._spiked(seen):
             self.trips += 1
             self.eta /= 2
-            self._gap, self._wait = 1, 0
+            self._gap, self._wait = LEAST_GAP, 0
+        elif seen.loss > self._average and not self.stochastic:
+            self.eta *= BACK
         first = math.isnan(self._average)
         self._average = seen.loss if first else MEMORY * self._average + (1 - MEMORY) * seen.loss
-        for p, g in seen.pairs():
-            self.moments.update(self.state[p], g)
+        states = [self.state[p] for p in seen.parameters]
+        self.moments.update(states, seen.grads)
         # With its bias correction the base's edge rises for a known reason, and η with it.
         if not (self._climbing and looking):
             self.eta = min(self.eta * self.edge / self._edge_before, self.largest)
@@ -172,11 +183,23 @@ class AdaEoS(CurvatureOptimizer):
             self._refresh(seen)
         self._wait -= 1
         with torch.no_grad():
-            for (p, g), group in zip(seen.pairs(), self._groups_of(seen.parameters), strict=True):
-                rate = self.eta * group["lr"]
+            moves = self.moments.direction(states, seen.grads)
+            longest = self.trust * float(norm(seen.parameters))
+            length = self.eta * float(norm(moves))
+            hold = longest / length if length > longest > 0 else 1.0
+            if len(self.param_groups) == 1:
+                parts = [(self.param_groups[0], seen.parameters, moves)]
+            else:
+                groups = self._groups_of(seen.parameters)
+                parts = [
+                    (group, [p], [move])
+                    for group, p, move in zip(groups, seen.parameters, moves, strict=True)
+                ]
+            for group, parameters, along in parts:
+                rate = hold * self.eta * group["lr"]
                 if group["weight_decay"]:
-                    p.mul_(1 - rate * group["weight_decay"])
-                p.add_(self.moments.direction(self.state[p], g), alpha=-rate)
+                    torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+                torch._foreach_add_(parameters, along, alpha=-rate)
         return seen.value
 
     # -- the curvature ---------------------------------------------------------------------------
@@ -193,18 +216,21 @@ class AdaEoS(CurvatureOptimizer):
         else:
             r = target / (found * self.eta) if found > 0 else math.inf
             rise = min(r, CLIMB) if self._climbing else min(r**self.gamma, GROW)
+            if seen.loss > self._average:
+                rise = 1.0
             factor = rise if r > 1 else max(r, SHRINK)
             self.eta = min(self.eta * factor, self.largest)
             self._climbing = self._climbing and r > CLIMBED and self.eta < self.largest
+        lags = target > LAG * found * self.eta
         if self._climbing:
-            self._wait = 1
+            self._wait = self._gap = LEAST_GAP
             return
         if math.isfinite(before) and found > JUMP * before:
-            self._gap = 1
-        elif target > LAG * found * self.eta:
-            self._gap = max(1, self._gap // 2)
+            self._gap = LEAST_GAP
+        elif lags and not self.stochastic:
+            self._gap = max(LEAST_GAP, self._gap // 2)
         self._wait = self._gap
-        if target <= LAG * found * self.eta:
+        if self.stochastic or not lags:
             self._gap = min(2 * self._gap, self.refresh_every)
 
     def _power(self, seen: Evaluation, products: int) -> float:
@@ -212,29 +238,32 @@ class AdaEoS(CurvatureOptimizer):
         roots = self._roots(seen.parameters)
         q = [self.state[p].get("power_vector") for p in seen.parameters]
         if any(part is None for part in q):  # the gradient leans towards the top
-            q = [root * g for root, g in zip(roots, seen.grads, strict=True)]
+            q = _scaled(seen.grads, roots)
+            q = torch._foreach_div(q, norm(q))
         found = 0.0
         for _ in range(products):
-            length = float(norm(q))
-            if not (length > 0 and math.isfinite(length)):
-                break
-            q = [part / length for part in q]
-            image = seen.product([root * part for root, part in zip(roots, q, strict=True)])
-            q = [root * part for root, part in zip(roots, image, strict=True)]
+            q = _scaled(seen.product(_scaled(q, roots)), roots)
             found = float(norm(q))
-        if found > 0 and math.isfinite(found):
-            for p, part in zip(seen.parameters, q, strict=True):
-                self.state[p]["power_vector"] = part / found
+            if not (found > 0 and math.isfinite(found)):
+                return 0.0
+            q = torch._foreach_div(q, found)
+        for p, part in zip(seen.parameters, q, strict=True):
+            self.state[p]["power_vector"] = part
         return found
 
-    def _roots(self, parameters: list[Tensor]) -> list[Tensor]:
-        out = []
-        for p, factor in zip(parameters, self._factors(parameters)[0], strict=True):
-            scale = factor * self.moments.precondition(self.state[p])
-            out.append(torch.as_tensor(scale, dtype=p.dtype, device=p.device).sqrt())
-        return out
+    def _roots(self, parameters: list[Tensor]) -> list[Tensor] | None:
+        """Diagonal of D^½, with the groups' relative rates; None for 1."""
+        scales = self.moments.precondition([self.state[p] for p in parameters])
+        if len(self.param_groups) > 1:
+            factors = self._factors(parameters)[0]
+            scales = scales or [torch.ones_like(p) for p in parameters]
+            scales = [factor * scale for factor, scale in zip(factors, scales, strict=True)]
+        return None if scales is None else torch._foreach_sqrt(scales)
 
     # -- guards ----------------------------------------------------------------------------------
+
+    def _spiked(self, seen: Evaluation) -> bool:
+        return seen.loss > SPIKE * self._average
 
     def _blown_up(self, seen: Evaluation) -> bool:
         return not seen.finite or seen.loss > BLOW_UP * self._average
@@ -272,7 +301,7 @@ class AdaEoS(CurvatureOptimizer):
                 state["count"] = state["kept_count"]
         self.eta /= 4
         # Not at once: the batch that is at hand has no sound curvature.
-        self._gap, self._wait = 1, 1
+        self._gap = self._wait = LEAST_GAP
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -284,3 +313,7 @@ class AdaEoS(CurvatureOptimizer):
     def _set_extra(self, extra: dict) -> None:
         for name, value in extra.items():
             setattr(self, name, value)
+
+
+def _scaled(vector: list[Tensor], roots: list[Tensor] | None) -> list[Tensor]:
+    return list(vector) if roots is None else torch._foreach_mul(vector, roots)

@@ -71,12 +71,12 @@ class CDAT(CurvatureOptimizer):
         """One step; as :meth:`gdflows.optim.DAL.step`."""
         seen = self._evaluate(closure, products=True)
         seen.require_finite()
-        for p, g in seen.pairs():
-            self.moments.update(self.state[p], g)
+        states = [self.state[p] for p in seen.parameters]
+        self.moments.update(states, seen.grads)
         factors, top = self._factors(seen.parameters)
         update = [
-            factor * self.moments.direction(self.state[p], g)
-            for (p, g), factor in zip(seen.pairs(), factors, strict=True)
+            factor * u
+            for u, factor in zip(self.moments.direction(states, seen.grads), factors, strict=True)
         ]
         along, curved = dot(seen.grads, update), dot(update, seen.product(update))
         for i, value in enumerate((max(along, 0.0), abs(curved))):

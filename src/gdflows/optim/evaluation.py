@@ -6,6 +6,7 @@ batch.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +138,7 @@ class Evaluation:
         self.optimizer, self.closures = optimizer, closures
         self.parameters = [p for p in optimizer._parameters() if p.requires_grad]
         self._graphs = None
-        self._random = _random_state(self.parameters)
+        self._random = _random_state(self.parameters) if products else {}
         exact = products and optimizer.hvp != "difference"
         total = None
         for p in self.parameters:
@@ -147,10 +148,15 @@ class Evaluation:
         for closure in closures:
             with torch.enable_grad(), _plain_attention(exact):
                 loss = self._scalar(closure())
-                share = loss / len(closures)
-                if exact:
-                    graphs.append(self._graph(share))
-                share.backward(retain_graph=exact and graphs[-1] is not None)
+                share = loss if len(closures) == 1 else loss / len(closures)
+                graph = self._graph(share) if exact else None
+                graphs.append(graph)
+                if graph is None or parallel.size() > 1:
+                    # DistributedDataParallel averages gradients on the way back.
+                    share.backward(retain_graph=graph is not None)
+                else:
+                    for p, g in zip(self.parameters, graph, strict=True):
+                        p.grad = g.detach() if p.grad is None else p.grad + g.detach()
             part = share.detach()
             total = part if total is None else total + part
         if exact and all(graph is not None for graph in graphs):
@@ -164,19 +170,13 @@ class Evaluation:
                     "embedding with sparse=False."
                 )
         self.grads = [
-            torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
-            for p in self.parameters
+            torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self.parameters
         ]
-
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parameters with their gradients."""
-        return zip(self.parameters, self.grads, strict=True)
 
     @property
     def finite(self) -> bool:
         """Whether loss and gradients are."""
-        norms = torch.stack([torch.linalg.vector_norm(g).double().cpu() for g in self.grads])
-        return bool(torch.isfinite(self.value).all() and torch.isfinite(norms).all())
+        return math.isfinite(self.loss) and math.isfinite(float(norm(self.grads)))
 
     def require_finite(self) -> None:
         if not self.finite:
@@ -295,9 +295,8 @@ class Evaluation:
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all entries together."""
-    return torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(t.detach()).to(tensors[0]) for t in tensors])
-    )
+    parts = torch._foreach_norm([t.detach() for t in tensors])
+    return torch.linalg.vector_norm(torch.stack([part.to(tensors[0]) for part in parts]))
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:

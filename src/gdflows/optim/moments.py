@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,34 +33,52 @@ class Moments:
     def beta(self) -> float:
         return 0.0 if self.base == "sgd" else self.betas[0]
 
-    def update(self, state: dict, grad: Tensor) -> None:
-        """Take in a gradient."""
-        if not state.get("count"):
-            state["count"] = 0
-            if self.base != "sgd":
-                state["exp_avg"] = torch.zeros_like(grad)
-            if self.base == "adam":
-                state["exp_avg_sq"] = torch.zeros_like(grad)
-        state["count"] += 1
+    def update(self, states: Sequence[dict], grads: Sequence[Tensor]) -> None:
+        """Take in a gradient: a tensor, and a dict to keep averages in, for each parameter."""
+        for state, grad in zip(states, grads, strict=True):
+            if not state.get("count"):
+                state["count"] = 0
+                if self.base != "sgd":
+                    state["exp_avg"] = torch.zeros_like(grad)
+                if self.base == "adam":
+                    state["exp_avg_sq"] = torch.zeros_like(grad)
+            state["count"] += 1
         if self.base != "sgd":
-            state["exp_avg"].lerp_(grad, 1 - self.betas[0])
+            torch._foreach_lerp_(gather(states, "exp_avg"), grads, 1 - self.betas[0])
         if self.base == "adam":
-            state["exp_avg_sq"].mul_(self.betas[1]).addcmul_(grad, grad, value=1 - self.betas[1])
+            second = gather(states, "exp_avg_sq")
+            torch._foreach_mul_(second, self.betas[1])
+            torch._foreach_addcmul_(second, grads, grads, value=1 - self.betas[1])
 
-    def direction(self, state: dict, grad: Tensor) -> Tensor:
+    def direction(self, states: Sequence[dict], grads: Sequence[Tensor]) -> list[Tensor]:
         """The step is minus the learning rate times this."""
         if self.base == "sgd":
-            return grad
-        mean = state["exp_avg"] / (1 - self.betas[0] ** state["count"])
-        return mean if self.base == "momentum" else mean * self.precondition(state)
+            return list(grads)
+        mean = torch._foreach_div(gather(states, "exp_avg"), 1 - self.betas[0] ** _count(states))
+        if self.base == "adam":
+            torch._foreach_div_(mean, self._roots(states))
+        return mean
 
-    def precondition(self, state: dict) -> Tensor | float:
-        """Diagonal of D: 1, or 1/(√v̂ + ε)."""
-        if self.base != "adam":
-            return 1.0
-        second = state["exp_avg_sq"] / (1 - self.betas[1] ** state["count"])
-        return 1 / (second.sqrt_().add_(self.eps))
+    def precondition(self, states: Sequence[dict]) -> list[Tensor] | None:
+        """Diagonal of D, 1/(√v̂ + ε); None for 1."""
+        return torch._foreach_reciprocal(self._roots(states)) if self.base == "adam" else None
+
+    def _roots(self, states: Sequence[dict]) -> list[Tensor]:
+        correction = 1 - self.betas[1] ** _count(states)
+        roots = torch._foreach_sqrt(gather(states, "exp_avg_sq"))
+        torch._foreach_div_(roots, correction**0.5)
+        torch._foreach_add_(roots, self.eps)
+        return roots
 
     def edge(self, count: int) -> float:
         """The value of hλ, with D, at which the linearised step is marginal."""
         return thresholds.adam(self.beta, max(count, 1))
+
+
+def gather(states: Sequence[dict], name: str) -> list[Tensor]:
+    """What is kept under a name, for each parameter."""
+    return [state[name] for state in states]
+
+
+def _count(states: Sequence[dict]) -> int:
+    return states[0]["count"]  # all parameters step together

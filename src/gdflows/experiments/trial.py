@@ -1,0 +1,280 @@
+"""Optimisers side by side: steps, gradients and seconds to a target, and where they end."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from gdflows import curvature
+from gdflows.errors import InputError, NonFiniteError
+from gdflows.experiments.contestants import CONTESTANTS, Plain, entries
+from gdflows.experiments.registry import study
+from gdflows.experiments.tasks import Task, task
+from gdflows.objective import Objective
+from gdflows.optim import AdaEoS
+from gdflows.runs import Log, Run
+
+USUAL = "sgd-cosine,momentum-cosine,adamw,adamw-cosine,schedule-free,prodigy,cdat,adaeos"
+LOST = 1e3  # a run whose loss is that many times what it began with has diverged
+
+
+def draw(figure, runs: list[Run]) -> None:
+    """Steps to the target, a dot for each seed, of each method at its best rate."""
+    axes = figure.subplots(1, len(runs), sharey=False, squeeze=False)[0]
+    for ax, run in zip(axes, runs, strict=True):
+        best = standing(run.table)
+        every = reached(run.table)
+        for i, (method, row) in enumerate(best.iterrows()):
+            seeds = every[every.method == method]
+            seeds = seeds[seeds.lr == row.lr]
+            ax.plot(seeds.step, [i] * len(seeds), "o", markersize=3)
+        ax.set_yticks(range(len(best)), list(best.index), fontsize=8)
+        ax.set(xlabel="steps to the target", xscale="log", title=run.name)
+
+
+@study(
+    "trial",
+    keys=("method", "lr", "seed", "step"),
+    check=lambda c: {"seeds": 1, "stop": 2, "methods": c["methods"].split(",")[-1]},
+    resumable=True,
+    picture=draw,
+)
+def trial(
+    log: Log,
+    *,
+    name: str = "digits-ce",
+    methods: str = USUAL,
+    seeds: int = 5,
+    first_seed: int = 0,
+    rows: int = 40,
+    stop: int = 0,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Optimisers on one task, taking turns, each with several seeds and, if swept, several rates.
+
+    Parameters
+    ----------
+    log : Log
+        Where the trial is kept on the way; it goes on with the next run.
+    name : str
+        The task, see :data:`gdflows.experiments.tasks.TASKS`.
+    methods : str
+        Which, joined by commas, with settings after colons: ``"adamw,dal:p=0.5:scale=1"``. Those
+        with a grid of learning rates are run with each, or with those in ``"adamw:lr=0.01/0.1"``.
+    seeds : int
+        How many: each is an initialisation and an order of the batches.
+    first_seed : int
+        The first.
+    rows : int
+        Rows kept of a run, equally spaced, besides those of step 0 and of the target. With
+        minibatches the target is seen at a row only.
+    stop : int
+        Break runs off after so many steps; 0 for the task's budget. Schedules keep the budget.
+    device : str
+        Where to compute.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: ``method``, ``lr`` (0 where there is no grid), ``seed``, ``step``; ``judged``,
+        the loss that the target is for; ``gradients``, ``hvps`` and ``microseconds`` (of the
+        process, on all its cores, evaluations apart) spent until there; ``reached``, whether this
+        is the first row at or below the target; ``accuracy`` on the test set, at the end; of
+        AdaEoS ``eta``, its own ``sigma`` and, in full batch, the ``true_sigma`` (η times the
+        largest eigenvalue of the preconditioned Hessian), both in units of its target.
+
+    Raises
+    ------
+    InputError
+        For unknown tasks, methods and settings.
+    DataError
+        If data or a peer's package are not at hand.
+    """
+    if min(seeds, rows) < 1:
+        raise InputError("seeds and rows must be at least 1.")
+    what = task(name, device)
+    planned = [
+        (label, method, settings, seed)
+        for seed in range(first_seed, first_seed + seeds)
+        # Taking turns in another order each time: a slow minute hits everybody.
+        for label, method, settings in random.Random(seed).sample(
+            entries(methods), len(entries(methods))
+        )
+    ]
+    begin = 0 if log.state is None else log.state["done"]
+    for done in tqdm(range(begin, len(planned)), initial=begin, total=len(planned), disable=None):
+        log.checkpoint(done, lambda done=done: {"done": done})
+        log.rows += _run(what, *planned[done], rows, stop or what.steps)
+    return log.table()
+
+
+def _run(what: Task, label: str, method: str, settings: dict, seed: int, rows: int, stop: int):
+    network = what.network(seed)
+    contestant = CONTESTANTS[method]
+    try:
+        optimizer = contestant.make(
+            list(network.parameters()), what.steps, bool(what.batch), **settings
+        )
+    except TypeError as e:
+        raise InputError(f"{label}: {e}") from e
+    batches = what.batches(seed)
+    adaptive = isinstance(optimizer, AdaEoS)
+    every = max(1, what.steps // rows)
+    swept = float(settings.get("lr", 0.0)) if contestant.rates else 0.0
+    found, microseconds, below, first = [], 0, False, None
+
+    def row(step: int, judged: float, reached: bool) -> None:
+        found.append(
+            {"method": label, "lr": swept, "seed": seed, "step": step, "judged": judged,
+             "gradients": optimizer.cost["gradients"], "hvps": optimizer.cost["hvps"],
+             "microseconds": microseconds, "reached": reached, "accuracy": math.nan,
+             "eta": math.nan, "sigma": math.nan, "true_sigma": math.nan}
+        )  # fmt: skip
+        if adaptive and step:
+            target = optimizer.rho * optimizer.edge
+            found[-1] |= {"eta": optimizer.eta, "sigma": optimizer.sigma / target}
+            if not what.batch:
+                found[-1]["true_sigma"] = optimizer.eta * _sharpness(what, network, optimizer)
+                found[-1]["true_sigma"] /= target
+
+    for step in range(stop + 1):
+        x, y = next(batches)
+        # In full batch the loss at this point is the step's own, which costs nothing; and the
+        # target must be seen at the very step. With minibatches rows have to do.
+        seen = step % every == 0 or step == stop
+        fine = not what.batch and not below
+        if seen or fine:
+            if isinstance(optimizer, Plain):
+                optimizer.mode(False)
+            judged = what.judge(network)
+            reached = not below and judged <= what.target
+            first = judged if first is None else first
+            lost = not judged < LOST * first
+            if seen or reached or lost:
+                row(step, judged, reached)
+            below = below or reached
+            if lost:
+                break
+            if isinstance(optimizer, Plain):
+                optimizer.mode(True)
+        if step == stop:
+            found[-1]["accuracy"] = what.accuracy(network)
+            break
+        clock = time.process_time_ns()
+        try:
+            optimizer.step(lambda x=x, y=y: what.loss(network(x), y))
+        except NonFiniteError:
+            row(step, math.inf, False)
+            break
+        finally:
+            microseconds += (time.process_time_ns() - clock) // 1000
+    return found
+
+
+def _sharpness(what: Task, network, optimizer: AdaEoS) -> float:
+    E = Objective.from_module(network, what.loss, (what.data.x_train, what.data.y_train))
+    diagonal = optimizer.moments.precondition([optimizer.state[p] for p in network.parameters()])
+    scale = None
+    if diagonal is not None:
+        scale = torch.cat([part.reshape(-1) for part in diagonal]).sqrt()
+    return float(curvature.top_eigenpairs(E, E.theta0, 1, tol=1e-2, scale=scale).values[0])
+
+
+# -- reading a trial -----------------------------------------------------------------------------
+
+
+def reached(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run: when it reached the target, and what it ended with.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of a trial.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``method``, ``lr``, ``seed``; ``step``, ``gradients``, ``hvps``, ``seconds`` to the
+        target, infinite if it was never reached; ``final`` (what the target is for, at the end),
+        ``accuracy``; ``spent``, seconds of the whole run; ``steps`` of the whole run.
+    """
+    out = []
+    for (method, lr, seed), run in table.groupby(["method", "lr", "seed"], sort=False):
+        last, hits = run.iloc[-1], run[run.reached.astype(bool)]
+        hit = hits.iloc[0] if len(hits) else None
+        out.append(
+            {"method": method, "lr": lr, "seed": seed}
+            | {k: math.inf if hit is None else float(hit[k]) for k in ("step", "gradients", "hvps")}
+            | {
+                "seconds": math.inf if hit is None else hit.microseconds / 1e6,
+                "final": last.judged,
+                "accuracy": last.accuracy,
+                "spent": last.microseconds / 1e6,
+                "steps": last.step,
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def standing(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
+    """Medians over seeds, of each method at the rate that is best for it in hindsight.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of a trial.
+    by : str
+        What the best rate has least of: a column of :func:`reached`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By ``method``: ``lr``, medians of :func:`reached`'s columns, ``least`` and ``most`` of
+        ``by`` over the seeds, and ``failed``, how many seeds missed the target.
+    """
+    runs = reached(table)
+    rows = {}
+    for method, mine in runs.groupby("method", sort=False):
+        options = []
+        for lr, seeds in mine.groupby("lr"):
+            medians = {
+                k: _median(seeds[k])
+                for k in ("step", "gradients", "hvps", "seconds", "final", "accuracy", "spent")
+            }
+            options.append(
+                {"lr": lr, **medians, "least": seeds[by].min(), "most": seeds[by].max(),
+                 "failed": int(np.isinf(seeds.step).sum())}
+            )  # fmt: skip
+        rows[method] = min(options, key=lambda o: (o[by], o["final"]))
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values(by)
+
+
+def sweep_seconds(table: pd.DataFrame, method: str) -> pd.Series:
+    """What a sweep over the method's rates costs, stopped as early as is fair; by seed.
+
+    The rates are run one after another, from the smallest. Each run is stopped when it reaches
+    the target, or when it has spent as long as the best so far took, at most the budget.
+    """
+    runs = reached(table).query("method == @method")
+    if runs.empty:
+        raise InputError(f"There is no method {method!r} in this trial.")
+    total = {}
+    for seed, mine in runs.groupby("seed"):
+        best, spent = math.inf, 0.0
+        for run in mine.sort_values("lr").itertuples():
+            spent += min(run.seconds, best, run.spent)
+            best = min(best, run.seconds)
+        total[seed] = spent
+    return pd.Series(total, name="seconds")
+
+
+def _median(values: pd.Series) -> float:
+    """The middle one; of an even number the larger of the two, so that ∞ stays what it is."""
+    ordered = sorted(values)
+    return float(ordered[len(ordered) // 2])
