@@ -82,7 +82,7 @@ def test_a_plain_contestant_is_torch_s_own_loop():
         loss.backward()
         optimizer.step()
         schedule.step()
-    assert list(table.judged) == pytest.approx([losses[k] for k in table.step], rel=1e-6)
+    assert list(table.judged) == pytest.approx([losses[k] for k in table.step], rel=1e-4)
     assert table.gradients.iloc[-1] == 12 and table.hvps.iloc[-1] == 0
 
 

@@ -72,8 +72,9 @@ def trial(
     first_seed : int
         The first.
     rows : int
-        Rows kept of a run, equally spaced, besides those of step 0 and of the target. With
-        minibatches the target is seen at a row only.
+        How often a run is judged, at equal distances. A row is kept of every fourth time (of
+        AdaEoS of each), of the target and of the end. In full batch the target is looked for at
+        every step.
     stop : int
         Break runs off after so many steps; 0 for the task's budget. Schedules keep the budget.
     device : str
@@ -129,19 +130,22 @@ def _run(what: Task, label: str, method: str, settings: dict, seed: int, rows: i
     swept = float(settings.get("lr", 0.0)) if contestant.rates else 0.0
     found, microseconds, below, first = [], 0, False, None
 
+    def short(x: float) -> float:
+        return float(f"{x:.5g}")  # records are kept by the thousand
+
     def row(step: int, judged: float, reached: bool) -> None:
         found.append(
-            {"method": label, "lr": swept, "seed": seed, "step": step, "judged": judged,
+            {"method": label, "lr": swept, "seed": seed, "step": step, "judged": short(judged),
              "gradients": optimizer.cost["gradients"], "hvps": optimizer.cost["hvps"],
              "microseconds": microseconds, "reached": reached, "accuracy": math.nan,
              "eta": math.nan, "sigma": math.nan, "true_sigma": math.nan}
         )  # fmt: skip
         if adaptive and step:
             target = optimizer.rho * optimizer.edge
-            found[-1] |= {"eta": optimizer.eta, "sigma": optimizer.sigma / target}
+            found[-1] |= {"eta": short(optimizer.eta), "sigma": short(optimizer.sigma / target)}
             if not what.batch:
-                found[-1]["true_sigma"] = optimizer.eta * _sharpness(what, network, optimizer)
-                found[-1]["true_sigma"] /= target
+                sharpness = _sharpness(what, network, optimizer)
+                found[-1]["true_sigma"] = short(optimizer.eta * sharpness / target)
 
     for step in range(stop + 1):
         x, y = next(batches)
@@ -156,7 +160,8 @@ def _run(what: Task, label: str, method: str, settings: dict, seed: int, rows: i
             reached = not below and judged <= what.target
             first = judged if first is None else first
             lost = not judged < LOST * first
-            if seen or reached or lost:
+            kept = seen and (adaptive or step % (4 * every) == 0 or step == stop)
+            if kept or reached or lost:
                 row(step, judged, reached)
             below = below or reached
             if lost:

@@ -15,9 +15,8 @@ CLIMB = 10.0  # at the start a refresh may raise η by that,
 CLIMBED = 1.5  # until it is too small by no more than that
 GROW, SHRINK = 1.3, 0.1  # how much one refresh may change the learning rate after that
 LEAST_GAP = 2  # steps between refreshes while much happens
-LAG = 3.0  # where η lags by more than that gaps are halved, else doubled
+LAG = 1.5  # where η lags by more than that gaps are halved, else doubled
 JUMP = 1.5  # a curvature that has grown by that asks for another look soon
-BACK = 0.9  # what a loss above its average does to η
 SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of their average, that trip the guards
 MOST_TRIPS = 20  # restorations in a row before giving up
 MEMORY = 0.9  # of the loss's average
@@ -48,7 +47,7 @@ class AdaEoS(CurvatureOptimizer):
     refresh_every : int
         N, the longest gap between refreshes. At the start every second step refreshes, until η
         has climbed to where it belongs; from there, and after a guard has tripped, gaps double up
-        to N, and are halved while η lags far behind.
+        to N, and are halved while η lags behind.
     first_products : int
         Products for the first estimate.
     trust : float
@@ -73,11 +72,11 @@ class AdaEoS(CurvatureOptimizer):
 
     Notes
     -----
-    **Guards.** A loss above its average keeps η from rising, and in full batch takes a tenth off
-    it. One of more than twice its average halves η and asks for a refresh. One that is not finite,
-    or fifty times the average, takes parameters and moments back to the last refresh and divides η
-    by four; after twenty of these in a row a ``NonFiniteError`` is raised. They presume a loss
-    that is not negative.
+    **Guards.** A loss above its average keeps η from rising. One of more than twice its average
+    halves η, asks for a refresh and ends the climb. One that is not finite, or fifty times the
+    average, takes parameters and moments back to the last refresh and divides η by four; after
+    twenty of these in a row a ``NonFiniteError`` is raised. They presume a loss that is not
+    negative.
 
     **Memory.** Beyond the base's: a vector for the power iteration, and the copy that a guard goes
     back to.
@@ -166,9 +165,7 @@ class AdaEoS(CurvatureOptimizer):
         if self._spiked(seen):
             self.trips += 1
             self.eta /= 2
-            self._gap, self._wait = LEAST_GAP, 0
-        elif seen.loss > self._average and not self.stochastic:
-            self.eta *= BACK
+            self._gap, self._wait, self._climbing = LEAST_GAP, 0, False
         first = math.isnan(self._average)
         self._average = seen.loss if first else MEMORY * self._average + (1 - MEMORY) * seen.loss
         states = [self.state[p] for p in seen.parameters]
