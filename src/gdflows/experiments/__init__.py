@@ -5,4 +5,4 @@ from gdflows.experiments.registry import STUDIES, carry_out, repeat, study
 __all__ = ["STUDIES", "carry_out", "repeat", "study"]
 
 # Importing a study's module registers it.
-from gdflows.experiments import edge_models, eos, predictions, step_size, trial  # noqa: F401
+from gdflows.experiments import drift_rates, edge_models, eos, predictions, step_size, trial  # noqa: F401

@@ -80,8 +80,10 @@ class DAL(CurvatureOptimizer):
         check_range("p", p, 0, 10, closed=True)
         if not 0 <= momentum < 1:
             raise InputError(f"momentum must be in [0, 1), got {momentum}.")
-        for name, value in (("lr", lr), ("cap", cap), ("scale", 1.0 if scale is None else scale)):
+        for name, value in (("lr", lr), ("scale", 1.0 if scale is None else scale)):
             check_range(name, value, 0, float("inf"))
+        if not cap > 0:
+            raise InputError(f"cap must be positive, got {cap}.")
         if scale is None:
             scale = 0.5 if momentum or per_parameter else 2.0
         self.p, self.scale, self.cap, self.per_parameter = p, scale, cap, per_parameter
@@ -127,8 +129,7 @@ class DAL(CurvatureOptimizer):
                 float(norm([r * g for r, g in zip(rates, seen.grads, strict=True)])) / length
             )
         else:
-            rate = self.scale / curvature**self.p if curvature > 0 else self.cap
-            self.rate = min(rate, self.cap)
+            self.rate = min(self._rate(curvature), self.cap)
             rates = [self.rate] * len(unit)
         self.drift = 0.5 * self.rate**2 * length * curvature
         groups = self._groups_of(seen.parameters)
@@ -142,3 +143,6 @@ class DAL(CurvatureOptimizer):
                     state["velocity"] = move
                 p.add_(move)
         return seen.value
+
+    def _rate(self, curvature: float) -> float:
+        return self.scale / curvature**self.p if curvature > 0 else self.cap
