@@ -9,7 +9,7 @@ saw with everything needed to make it again.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gdflows import curvature, errors, flows, optim, probes
+from gdflows import curvature, errors, flows, landscape, optim, probes
 from gdflows.flows import stability_coefficients
 from gdflows.integrate import descend, integrate
 from gdflows.monitor import SharpnessMonitor
@@ -36,6 +36,7 @@ __all__ = [
     "errors",
     "flows",
     "integrate",
+    "landscape",
     "optim",
     "plotting",
     "probes",

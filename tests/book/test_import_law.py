@@ -14,7 +14,7 @@ FLOOR = {
     "objective": 2,
     "curvature": 3, "bseries": 3, "problems": 3, "trajectory": 3,
     "flows": 4, "optim": 4,
-    "integrate": 5, "probes": 5,
+    "integrate": 5, "probes": 5, "landscape": 5,
     "runs": 6,
     "plotting": 7,
     "monitor": 8,

@@ -86,7 +86,8 @@ def drift_rates(
     -------
     pandas.DataFrame
         Columns: ``method`` ("fixed" or "dal"), ``value`` (rate or power), ``seed``, ``step``;
-        ``loss`` on at most 1,000 training samples (∞ where the run was lost), ``accuracy`` on at most 1,000 test samples,
+        ``loss`` on at most 1,000 training samples (∞ where the run was lost), ``accuracy`` on at
+        most 1,000 test samples,
         ``sharpness`` (largest eigenvalue of that loss's Hessian, at every tenth row and the last);
         of the step taken there, on its batch: ``rate`` h, ``gradient``
         :math:`\|g\|`, ``update`` :math:`\|\Delta\theta\|`, ``drift``
