@@ -20,7 +20,7 @@ JUMP = 1.5  # a curvature that has grown by that asks for another look soon
 SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of their average, that trip the guards
 MOST_TRIPS = 20  # restorations in a row before giving up
 MEMORY = 0.9  # of the loss's average
-FADE = 0.9  # what a refresh leaves of a peak of the curvature, with minibatches
+FADE, CLIMB_FADE = 0.9, 0.8  # what a refresh leaves of a curvature's peak, with minibatches
 
 
 class AdaEoS(CurvatureOptimizer):
@@ -205,7 +205,8 @@ class AdaEoS(CurvatureOptimizer):
         before = self.sharpness
         found = self._power(seen, 1 if math.isfinite(before) else self.first_products)
         if self.stochastic and math.isfinite(before) and found > 0:
-            found = max(math.sqrt(found * before), FADE * before)
+            kept = CLIMB_FADE if self._climbing else FADE
+            found = max(math.sqrt(found * before), kept * before)
         self.sharpness = found
         target = self.rho * self.edge
         if math.isnan(self.eta):
