@@ -157,3 +157,16 @@ def test_with_minibatches_the_curvature_falls_slowly_only():
     for k in range(1, 6):  # batches that are fitted: almost no curvature
         optimizer.step(lambda: 1e-6 * loss())
         assert optimizer.sharpness == pytest.approx(seen * 0.9**k, rel=0.05)
+
+
+@pytest.mark.parametrize("base", ["sgd", "momentum", "adam"])
+def test_adaeos_decays_weights_by_its_own_rate_and_steps_along_the_base(base):
+    """The first step, by hand: corrected averages of one gradient are that gradient."""
+    w, h, loss = quadratic([1.0, 3.0])
+    before = w.detach().clone()
+    g = h * before
+    optimizer = AdaEoS([w], base, weight_decay=0.1, trust=100.0)
+    optimizer.step(loss)
+    along = g / (g.abs() + 1e-8) if base == "adam" else g
+    expected = before * (1 - 0.1 * optimizer.eta) - optimizer.eta * along
+    torch.testing.assert_close(w.detach(), expected)

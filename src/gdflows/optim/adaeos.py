@@ -138,7 +138,7 @@ class AdaEoS(CurvatureOptimizer):
         self.eta = self.sharpness = math.nan
         self.trips = 0
         self._in_a_row, self._gap, self._wait, self._average = 0, LEAST_GAP, 0, math.nan
-        self._climbing, self._edge_before = True, math.nan
+        self._climbing, self._edge_before, self._size = True, math.nan, math.nan
 
     @property
     def count(self) -> int:
@@ -180,9 +180,10 @@ class AdaEoS(CurvatureOptimizer):
             self._refresh(seen)
         self._wait -= 1
         with torch.no_grad():
-            moves = self.moments.direction(states, seen.grads)
-            longest = self.trust * float(norm(seen.parameters))
-            length = self.eta * float(norm(moves))
+            moves, common = self.moments.direction(states, seen.grads)
+            if looking:  # their norm hardly changes from one refresh to the next
+                self._size = float(norm(seen.parameters))
+            longest, length = self.trust * self._size, self.eta * common * float(norm(moves))
             hold = longest / length if length > longest > 0 else 1.0
             if len(self.param_groups) == 1:
                 parts = [(self.param_groups[0], seen.parameters, moves)]
@@ -196,7 +197,7 @@ class AdaEoS(CurvatureOptimizer):
                 rate = hold * self.eta * group["lr"]
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-                torch._foreach_add_(parameters, along, alpha=-rate)
+                torch._foreach_add_(parameters, along, alpha=-rate * common)
         return seen.value
 
     # -- the curvature ---------------------------------------------------------------------------
@@ -305,7 +306,7 @@ class AdaEoS(CurvatureOptimizer):
 
     def _extra(self) -> dict:
         names = ("eta", "sharpness", "trips", "_in_a_row", "_gap", "_wait")
-        names += ("_average", "_climbing", "_edge_before")
+        names += ("_average", "_climbing", "_edge_before", "_size")
         return {name: getattr(self, name) for name in names}
 
     def _set_extra(self, extra: dict) -> None:

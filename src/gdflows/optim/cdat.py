@@ -74,10 +74,8 @@ class CDAT(CurvatureOptimizer):
         states = [self.state[p] for p in seen.parameters]
         self.moments.update(states, seen.grads)
         factors, top = self._factors(seen.parameters)
-        update = [
-            factor * u
-            for u, factor in zip(self.moments.direction(states, seen.grads), factors, strict=True)
-        ]
+        moves, common = self.moments.direction(states, seen.grads)
+        update = [common * factor * u for u, factor in zip(moves, factors, strict=True)]
         along, curved = dot(seen.grads, update), dot(update, seen.product(update))
         for i, value in enumerate((max(along, 0.0), abs(curved))):
             self._means[i] = self.average * self._means[i] + (1 - self.average) * value

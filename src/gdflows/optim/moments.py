@@ -50,25 +50,30 @@ class Moments:
             torch._foreach_mul_(second, self.betas[1])
             torch._foreach_addcmul_(second, grads, grads, value=1 - self.betas[1])
 
-    def direction(self, states: Sequence[dict], grads: Sequence[Tensor]) -> list[Tensor]:
-        """The step is minus the learning rate times this."""
+    def direction(
+        self, states: Sequence[dict], grads: Sequence[Tensor]
+    ) -> tuple[list[Tensor], float]:
+        """A direction and a factor: the step is minus the learning rate times both."""
         if self.base == "sgd":
-            return list(grads)
-        mean = torch._foreach_div(gather(states, "exp_avg"), 1 - self.betas[0] ** _count(states))
+            return list(grads), 1.0
+        count = _count(states)
+        means, factor = gather(states, "exp_avg"), 1 / (1 - self.betas[0] ** count)
         if self.base == "adam":
-            torch._foreach_div_(mean, self._roots(states))
-        return mean
+            # √(v/b) + ε = (√v + √b ε)/√b: the corrections need no pass over the parameters.
+            root = (1 - self.betas[1] ** count) ** 0.5
+            below = torch._foreach_sqrt(gather(states, "exp_avg_sq"))
+            torch._foreach_add_(below, root * self.eps)
+            means, factor = torch._foreach_div(means, below), factor * root
+        return list(means), factor
 
     def precondition(self, states: Sequence[dict]) -> list[Tensor] | None:
         """Diagonal of D, 1/(√v̂ + ε); None for 1."""
-        return torch._foreach_reciprocal(self._roots(states)) if self.base == "adam" else None
-
-    def _roots(self, states: Sequence[dict]) -> list[Tensor]:
-        correction = 1 - self.betas[1] ** _count(states)
+        if self.base != "adam":
+            return None
         roots = torch._foreach_sqrt(gather(states, "exp_avg_sq"))
-        torch._foreach_div_(roots, correction**0.5)
+        torch._foreach_div_(roots, (1 - self.betas[1] ** _count(states)) ** 0.5)
         torch._foreach_add_(roots, self.eps)
-        return roots
+        return torch._foreach_reciprocal(roots)
 
     def edge(self, count: int) -> float:
         """The value of hλ, with D, at which the linearised step is marginal."""
