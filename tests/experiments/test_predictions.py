@@ -87,14 +87,16 @@ def test_recorded_run_begins_as_it_did(name):
         if run.config.get("dtype") == "float32" and run.config["study"] == "eos":
             rtol = 1e-4  # single precision, summed in another order
         if run.config["study"] == "trial":
-            rtol = 1e-3  # single precision too, and power iterations
+            rtol = 1e-2  # single precision too, over some tens of steps
         if column in ("x", "x0", "x1"):
             rtol = 1e-4  # eigenvalues, asked for to that accuracy
         if column == "ratio" or column.startswith("eigenvalue"):
             rtol = 2 * run.config["tol"]  # both are within that of the truth
         if column in ("residual", "hvps"):
             continue  # they tell how the solver got there
-        np.testing.assert_allclose(now, then, rtol=rtol, atol=1e-9, err_msg=f"{name}: {column}")
+        # A solver's tolerance is relative to θ, whose norm is some tens.
+        atol = max(1e-9, 100 * run.config.get("rtol", 0.0)) if loose else 1e-9
+        np.testing.assert_allclose(now, then, rtol=rtol, atol=atol, err_msg=f"{name}: {column}")
 
 
 def test_a_run_of_an_unknown_study_or_of_other_rows_is_refused():

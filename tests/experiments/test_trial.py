@@ -131,7 +131,7 @@ def test_divergence_ends_a_run():
 
 def test_a_trial_broken_off_goes_on(tmp_path):
     config = {"study": "trial", "name": "deep-linear", "methods": "adamw:lr=0.01,adaeos,cdat",
-              "seeds": 2, "stop": 5}  # fmt: skip
+              "seeds": 2, "stop": 60}  # fmt: skip
     arguments = {k: v for k, v in config.items() if k != "study"}
     whole = trial.trial(Log(), **arguments)
 

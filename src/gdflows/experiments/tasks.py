@@ -117,8 +117,11 @@ def _regression(x: Tensor, y: Tensor) -> Dataset:
 def _deep_linear():
     g = torch.Generator().manual_seed(9)
     x, w = torch.randn(200, 10, generator=g), torch.randn(10, 5, generator=g)
-    net = lambda seed: problems.deep_linear([10, 10, 10, 10, 5], init="default", seed=seed)  # noqa: E731
-    return net, _regression(x, x @ w)
+
+    def network(seed: int) -> nn.Module:
+        return problems.deep_linear([10, 10, 10, 10, 5], init="default", seed=seed)
+
+    return network, _regression(x, x @ w)
 
 
 def _waves():
