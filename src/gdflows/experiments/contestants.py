@@ -29,13 +29,7 @@ class Plain:
         self.schedule = None
         if budget is not None:
             self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget)
-        self.mode(True)
-
-    def mode(self, training: bool) -> None:
-        """Before steps, and before the parameters are looked at."""
-        change = getattr(self.optimizer, "train" if training else "eval", None)
-        if change is not None:
-            change()
+        show(optimizer, training=True)
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step; the closure does not call backward."""
@@ -47,6 +41,14 @@ class Plain:
             self.schedule.step()
         self.cost["gradients"] += 1
         return loss.detach()
+
+
+def show(optimizer, *, training: bool) -> None:
+    """Before steps, and before the parameters are looked at: which of two sets they are."""
+    inner = optimizer.optimizer if isinstance(optimizer, Plain) else optimizer
+    change = getattr(inner, "train" if training else "eval", None)
+    if change is not None:
+        change()
 
 
 class Contestant(NamedTuple):
@@ -88,27 +90,25 @@ def _adaeos(kind: type[optim.AdaEoS], **fixed) -> Callable:
     return make
 
 
-class _NoGuards(optim.AdaEoS):
-    """An ablation: losses that jump are taken as they come."""
-
-    def _spiked(self, seen) -> bool:
-        return False
-
-    def _blown_up(self, seen) -> bool:
-        return not seen.finite and math.isnan(self.eta)
-
-
 class _NoRestoring(optim.AdaEoS):
     """An ablation: no way back from a loss that has blown up."""
 
     def _blown_up(self, seen) -> bool:
-        return not seen.finite and math.isnan(self.eta)
+        return not math.isfinite(seen.loss) and math.isnan(self.eta)
+
+
+class _NoGuards(_NoRestoring):
+    """An ablation: losses that jump are taken as they come."""
+
+    def _spiked(self, seen) -> bool:
+        return False
 
 
 _SGD, _ADAMW = torch.optim.SGD, torch.optim.AdamW
 SGD_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 MOMENTUM_RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 ADAM_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+FREE_RATES = (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)  # with the package's default
 
 CONTESTANTS = {
     "sgd": Contestant(_torch(_SGD, cosine=False), SGD_RATES),
@@ -117,11 +117,12 @@ CONTESTANTS = {
     "momentum-cosine": Contestant(_torch(_SGD, cosine=True, momentum=0.9), MOMENTUM_RATES),
     "adamw": Contestant(_torch(_ADAMW, cosine=False), ADAM_RATES),
     "adamw-cosine": Contestant(_torch(_ADAMW, cosine=True), ADAM_RATES),
-    "schedule-free": Contestant(_schedule_free),
+    "schedule-free": Contestant(_schedule_free, FREE_RATES),
     "prodigy": Contestant(_prodigy),
     "cdat": Contestant(lambda params, budget, batches, **s: optim.CDAT(params, **s)),
     "dal": Contestant(lambda params, budget, batches, **s: optim.DAL(params, **s)),
     "adaeos": Contestant(_adaeos(optim.AdaEoS)),
+    "adaeos-free": Contestant(_adaeos(optim.AdaEoS, base="schedule-free")),
     "adaeos-no-guards": Contestant(_adaeos(_NoGuards)),
     "adaeos-no-restoring": Contestant(_adaeos(_NoRestoring)),
 }

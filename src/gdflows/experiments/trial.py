@@ -14,14 +14,16 @@ from tqdm import tqdm
 
 from gdflows import curvature
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.experiments.contestants import CONTESTANTS, Plain, entries
+from gdflows.experiments.contestants import CONTESTANTS, entries, show
 from gdflows.experiments.registry import study
 from gdflows.experiments.tasks import TASKS, Task, task
 from gdflows.objective import Objective
 from gdflows.optim import AdaEoS
 from gdflows.runs import Log, Run
 
-USUAL = "sgd-cosine,momentum-cosine,adamw,adamw-cosine,schedule-free,prodigy,cdat,adaeos"
+USUAL = (
+    "sgd-cosine,momentum-cosine,adamw,adamw-cosine,schedule-free,prodigy,cdat,adaeos,adaeos-free"
+)
 LOST = 1e3  # a run whose loss is that many times what it began with has diverged
 
 
@@ -157,7 +159,7 @@ def _run(what: Task, label: str, method: str, settings: dict, seed: int, rows: i
         if adaptive and step:
             target = optimizer.rho * optimizer.edge
             found[-1] |= {"eta": short(optimizer.eta), "sigma": short(optimizer.sigma / target)}
-            if not what.batch:
+            if not what.batch and not optimizer.averaging:  # whose λ̂ is that of another point
                 sharpness = _sharpness(what, network, optimizer)
                 found[-1]["true_sigma"] = short(optimizer.eta * sharpness / target)
 
@@ -168,8 +170,7 @@ def _run(what: Task, label: str, method: str, settings: dict, seed: int, rows: i
         seen = step % every == 0 or step == what.steps
         fine = not what.batch and not below
         if seen or fine:
-            if isinstance(optimizer, Plain):
-                optimizer.mode(False)
+            show(optimizer, training=False)
             judged = what.judge(network)
             reached = not below and judged <= what.target
             first = judged if first is None else first
@@ -180,8 +181,7 @@ def _run(what: Task, label: str, method: str, settings: dict, seed: int, rows: i
             below = below or reached
             if lost:
                 break
-            if isinstance(optimizer, Plain):
-                optimizer.mode(True)
+            show(optimizer, training=True)
         if step == stop:
             if step == what.steps:
                 found[-1]["accuracy"] = what.accuracy(network)

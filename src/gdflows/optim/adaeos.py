@@ -8,56 +8,71 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.optim.evaluation import CurvatureOptimizer, Evaluation, check_range, norm
-from gdflows.optim.moments import Moments
+from gdflows.optim.averaging import Averaging
+from gdflows.optim.evaluation import CurvatureOptimizer, Evaluation, check_range, dot, norm
+from gdflows.optim.moments import AVERAGED, BASES, Moments
 
-CLIMB = 10.0  # at the start a refresh may raise η by that,
-CLIMBED = 1.5  # until it is too small by no more than that
-GROW, SHRINK = 1.3, 0.1  # how much one refresh may change the learning rate after that
-LEAST_GAP = 2  # steps between refreshes while much happens
-LAG = 1.5  # where η lags by more than that gaps are halved, else doubled
+BLIND = 3  # steps before curvature is asked for: Adam's preconditioner knows one gradient
+BOLD = {False: 1.0, True: 0.2}  # their part of what would take the loss to zero; with minibatches
+CLIMB = 10.0  # from there a refresh may raise η by that,
+CLIMBED = 1.5  # until it is too small by no more than that,
+CLIMB_GAP = 2  # with a refresh after so many steps
+QUIET = 0.8  # ρ, and with the noise of minibatches:
+NOISY = {"sgd": 0.4, "momentum": 0.15, "adam": 0.15}
+GROW, SHRINK = 1.3, 0.1  # how much one refresh may change η after that
 JUMP = 1.5  # a curvature that has grown by that asks for another look soon
-SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of their average, that trip the guards
+SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of what is usual, that trip the guards
 MOST_TRIPS = 20  # restorations in a row before giving up
-MEMORY = 0.9  # of the loss's average
-FADE, CLIMB_FADE = 0.9, 0.8  # what a refresh leaves of a curvature's peak, with minibatches
+MEMORY, PEAK = 0.9, 0.98  # of the loss's average, of its largest value
+FALL, RISE = 0.9, 2.0  # by how much one refresh may change λ̂ with minibatches
+FOLLOW = 0.2  # how far η follows λ̂ down with averaging, as a power
+KEPT = ("exp_avg", "exp_avg_sq", "z")  # what a guard restores, apart from the parameters
 
 
 class AdaEoS(CurvatureOptimizer):
-    r"""SGD, momentum or Adam at a learning rate η that follows the curvature.
+    r"""SGD, momentum, Adam or schedule-free Adam at a learning rate η that follows the curvature.
 
     The stability indicator :math:`\sigma = \eta\hat\lambda`, with λ̂ the largest eigenvalue of
     the Hessian as the base preconditions it, is held at ρ times the base's own edge
-    (:func:`gdflows.optim.thresholds.adam`). λ̂ comes from a power iteration whose vector is kept
+    (:mod:`gdflows.optim.thresholds`). λ̂ comes from a power iteration whose vector is kept
     from step to step, one product at a refresh, and refreshes are rare while all is quiet.
 
     Parameters
     ----------
     params : iterable
         Parameters or groups.
-    base : {"adam", "momentum", "sgd"}
-        Momentum is Adam's average m ← βm + (1 − β)g, with its bias correction.
+    base : {"adam", "schedule-free", "momentum", "sgd"}
+        Momentum is Adam's average m ← βm + (1 − β)g, with its bias correction. Schedule-free is
+        Adam with an average of the parameters in place of that of gradients, and the base for
+        minibatches: call :meth:`eval` before the parameters are used, and :meth:`train` before
+        steps go on.
     lr : float
         Multiplies η: what schedulers change, and groups may differ in. η itself needs no value.
-    rho : float
-        ρ, the target as a part of the edge. At 1 the guards trip again and again.
+    rho : float, optional
+        ρ, the target as a part of the edge. By default 0.8. With minibatches the noise is too much
+        before the edge, except under averaging: 0.4 on SGD, 0.15 on momentum and Adam.
     gamma : float
         How fast η rises: each refresh multiplies it by :math:`r^\gamma`, at most 1.3, if it is too
-        small by a factor r. If it is too large it falls at once.
+        small by a factor r. If it is too large it falls at once; with averaging, which bears
+        it, by :math:`r^{0.2}`.
     refresh_every : int
-        N, the longest gap between refreshes. At the start every second step refreshes, until η
-        has climbed to where it belongs; from there, and after a guard has tripped, gaps double up
-        to N, and are halved while η lags behind.
+        N, the longest gap between refreshes. While η climbs at the start every second step
+        refreshes; after that, and after a guard has tripped, a first gap is half as long.
     first_products : int
         Products for the first estimate.
+    start : float
+        The first three steps know no curvature. They are no longer than this part of the
+        parameters' norm, nor than what would bring the loss to zero if it went on falling as
+        steeply (with minibatches a fifth of it). Less is better for a network that is trained.
     trust : float
-        No step is longer than this part of the parameters' norm: the edge of stability is a
+        No later step is longer than this part of the parameters' norm: the edge of stability is a
         statement about a linearised step.
     stochastic : bool
-        For minibatches: average λ̂ over refreshes and let it fall slowly only. A batch that is
+        For minibatches: average λ̂ over refreshes and let it change slowly only. A batch that is
         fitted has no curvature, and η would run off.
     betas, eps, weight_decay
-        As in ``torch.optim.AdamW``; the decay is decoupled.
+        As in ``torch.optim.AdamW``; the decay is decoupled. ``betas[0]`` is also the β of
+        schedule-free averaging.
     largest : float
         η grows to no more than that.
     hvp : {"auto", "exact", "difference"}
@@ -72,25 +87,25 @@ class AdaEoS(CurvatureOptimizer):
 
     Notes
     -----
-    **Guards.** A loss above its average keeps η from rising. One of more than twice its average
-    halves η, asks for a refresh and ends the climb. One that is not finite, or fifty times the
-    average, takes parameters and moments back to the last refresh and divides η by four; after
-    twenty of these in a row a ``NonFiniteError`` is raised. They presume a loss that is not
-    negative.
+    **Guards.** In full batch a loss above its average keeps η from rising. One of more than twice
+    its average, with minibatches twice the largest of late, halves η, asks for a refresh and ends
+    the climb. One that is not finite, or fifty times the average, takes parameters and moments back
+    to the last refresh and divides η by four; after twenty of these in a row a ``NonFiniteError``
+    is raised. They presume a loss that is not negative.
 
     **Memory.** Beyond the base's: a vector for the power iteration, and the copy that a guard goes
     back to.
 
     **Cost.** A product at each refresh: every second step while η climbs at the start, then one
-    in ``refresh_every`` where all is quiet. ``cost`` counts; in runs of a hundred steps the climb
-    is most of it.
+    in ``refresh_every``. ``cost`` counts; in runs of some tens of steps the climb is most of it.
 
     The power iteration finds the eigenvalue of largest *modulus*.
 
     References
     ----------
     The design follows the proposal of an "adaptive edge of stability" optimiser, with what it
-    took to make it work: the base's own edge, a warm vector, unequal rises and falls, guards.
+    took to make it work: the base's own edge, a warm vector, bold first steps, unequal rises and
+    falls, guards, and averaging where there is noise (Defazio et al. 2024).
 
     Examples
     --------
@@ -109,11 +124,12 @@ class AdaEoS(CurvatureOptimizer):
         base: str = "adam",
         *,
         lr: float = 1.0,
-        rho: float = 0.8,
+        rho: float | None = None,
         gamma: float = 0.1,
         refresh_every: int = 20,
-        first_products: int = 3,
-        trust: float = 0.2,
+        first_products: int = 2,
+        start: float = 0.3,
+        trust: float = 0.4,
         stochastic: bool = False,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -121,24 +137,28 @@ class AdaEoS(CurvatureOptimizer):
         largest: float = 10.0,
         hvp: str = "auto",
     ):
-        self.moments = Moments(base, betas, eps)
+        self.moments = Moments(base, betas, eps, (*BASES, AVERAGED))
+        self.averaging = Averaging(betas[0]) if base == AVERAGED else None
+        if rho is None:
+            rho = NOISY.get(base, QUIET) if stochastic else QUIET
         check_range("lr", lr, 0, math.inf)
         check_range("rho", rho, 0, 2, closed=False)
         check_range("gamma", gamma, 0, 1, closed=True)
         check_range("weight_decay", weight_decay, 0, math.inf, closed=True)
-        check_range("largest", largest, 0, math.inf)
-        check_range("trust", trust, 0, math.inf)
+        for name, value in (("largest", largest), ("start", start), ("trust", trust)):
+            check_range(name, value, 0, math.inf)
         for name, count in (("refresh_every", refresh_every), ("first_products", first_products)):
             if not (isinstance(count, int) and count >= 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {count!r}.")
         self.rho, self.gamma, self.refresh_every = rho, gamma, refresh_every
-        self.trust = trust
+        self.start, self.trust = start, trust
         self.first_products, self.stochastic, self.largest = first_products, stochastic, largest
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, hvp=hvp)
         self.eta = self.sharpness = math.nan
         self.trips = 0
-        self._in_a_row, self._gap, self._wait, self._average = 0, LEAST_GAP, 0, math.nan
-        self._climbing, self._edge_before, self._size = True, math.nan, math.nan
+        self._in_a_row, self._wait, self._gap = 0, 0, self._half
+        self._average = self._peak = self._edge_before = self._size = math.nan
+        self._climbing, self._training = True, True
 
     @property
     def count(self) -> int:
@@ -148,16 +168,38 @@ class AdaEoS(CurvatureOptimizer):
     @property
     def edge(self) -> float:
         """The base's stability edge at the present step."""
-        return self.moments.edge(self.count)
+        return self.averaging.edge if self.averaging else self.moments.edge(self.count)
 
     @property
     def sigma(self) -> float:
         """ηλ̂, times the factor ``lr``."""
         return self.eta * self.sharpness * self._factors([])[1]
 
+    @property
+    def _half(self) -> int:
+        return max(1, self.refresh_every // 2)
+
+    def train(self) -> None:
+        """Make the parameters those that steps are taken with. It matters with averages only."""
+        self._show(training=True)
+
+    def eval(self) -> None:
+        """Make the parameters those to be used: with schedule-free averaging, the average."""
+        self._show(training=False)
+
+    def _show(self, training: bool) -> None:
+        if self.averaging and training != self._training:
+            parameters = self._parameters()
+            change = self.averaging.hide if training else self.averaging.show
+            change([self.state[p] for p in parameters], parameters)
+            self._training = training
+
     def step(self, closure):
         """One step; as :meth:`gdflows.optim.DAL.step`."""
-        looking = self._wait <= 0 or math.isnan(self.eta)
+        if not self._training:
+            raise InputError("The parameters are averages now: call train() before step().")
+        blind = self.count < BLIND
+        looking = self._wait <= 0 and not blind
         seen = self._evaluate(closure, products=looking)
         if self._blown_up(seen):
             self._go_back(seen)
@@ -165,72 +207,89 @@ class AdaEoS(CurvatureOptimizer):
         if self._spiked(seen):
             self.trips += 1
             self.eta /= 2
-            self._gap, self._wait, self._climbing = LEAST_GAP, 0, False
-        first = math.isnan(self._average)
-        self._average = seen.loss if first else MEMORY * self._average + (1 - MEMORY) * seen.loss
+            self._gap, self._wait, self._climbing = self._half, 0, False
+        self._remember(seen.loss)
         states = [self.state[p] for p in seen.parameters]
         self.moments.update(states, seen.grads)
-        # With its bias correction the base's edge rises for a known reason, and η with it.
-        if not (self._climbing and looking):
-            self.eta = min(self.eta * self.edge / self._edge_before, self.largest)
-        self._edge_before = self.edge
-        if looking:
-            self._in_a_row = 0
-            self._keep(seen.parameters)
-            self._refresh(seen)
-        self._wait -= 1
         with torch.no_grad():
             moves, common = self.moments.direction(states, seen.grads)
-            if looking:  # their norm hardly changes from one refresh to the next
-                self._size = float(norm(seen.parameters))
-            longest, length = self.trust * self._size, self.eta * common * float(norm(moves))
-            hold = longest / length if length > longest > 0 else 1.0
-            if len(self.param_groups) == 1:
-                parts = [(self.param_groups[0], seen.parameters, moves)]
-            else:
-                groups = self._groups_of(seen.parameters)
-                parts = [
-                    (group, [p], [move])
-                    for group, p, move in zip(groups, seen.parameters, moves, strict=True)
-                ]
-            for group, parameters, along in parts:
-                rate = hold * self.eta * group["lr"]
-                if group["weight_decay"]:
-                    torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-                torch._foreach_add_(parameters, along, alpha=-rate * common)
+            length = common * float(norm(moves))
+            if not math.isfinite(length):
+                self._go_back(seen)
+                return seen.value
+            if self.averaging and blind:
+                self.averaging.begin(states, seen.parameters)
+            if blind or looking:
+                self._in_a_row = 0
+                self._size = float(norm(seen.parameters))  # which hardly changes in between
+                self._keep(seen.parameters)
+            edge = self.edge
+            if blind:
+                self._first_rate(seen, states)
+            elif not (self._climbing and looking):
+                # The base's edge rises for a known reason while it is young, and η with it.
+                self.eta = min(self.eta * edge / self._edge_before, self.largest)
+            self._edge_before = edge
+            if looking:
+                self._refresh(seen, edge)
+            self._wait -= 1
+            longest, length = self.trust * self._size, self.eta * length
+            hold = longest / length if not blind and length > longest > 0 else 1.0
+            self._move(seen.parameters, states, moves, common, hold * self.eta)
         return seen.value
 
-    # -- the curvature ---------------------------------------------------------------------------
+    def _move(self, parameters, states, moves, common: float, eta: float) -> None:
+        """θ ← θ − η · common · moves, or what averaging makes of that; and decay."""
+        if self.averaging:
+            self.averaging.weigh(eta * self._factors([])[1])
+        parts = [(self.param_groups[0], parameters, states, moves)]
+        if len(self.param_groups) > 1:
+            groups = self._groups_of(parameters)
+            each = zip(groups, parameters, states, moves, strict=True)
+            parts = [(group, [p], [state], [move]) for group, p, state, move in each]
+        for group, some, theirs, along in parts:
+            rate, decay = eta * group["lr"], group["weight_decay"]
+            if self.averaging:
+                if decay:
+                    along = torch._foreach_add(along, some, alpha=decay / common)
+                self.averaging.step(theirs, some, along, rate * common)
+                continue
+            if decay:
+                torch._foreach_mul_(some, 1 - rate * decay)
+            torch._foreach_add_(some, along, alpha=-rate * common)
 
-    def _refresh(self, seen: Evaluation) -> None:
-        before = self.sharpness
+    # -- the rate --------------------------------------------------------------------------------
+
+    def _first_rate(self, seen: Evaluation, states: list[dict]) -> None:
+        """A rate without curvature: of Polyak's step, and of the parameters' length."""
+        scales = self.moments.precondition(states)
+        along = seen.grads if scales is None else torch._foreach_mul(seen.grads, scales)
+        length, slope = float(norm(along)), dot(seen.grads, along)
+        self.eta = self.largest
+        if length > 0:
+            self.eta = min(self.eta, self.start * self._size / length)
+        if slope > 0 and seen.loss > 0:
+            self.eta = min(self.eta, BOLD[self.stochastic] * seen.loss / slope)
+
+    def _refresh(self, seen: Evaluation, edge: float) -> None:
+        before, climbing = self.sharpness, self._climbing
         found = self._power(seen, 1 if math.isfinite(before) else self.first_products)
-        if self.stochastic and math.isfinite(before) and found > 0:
-            kept = CLIMB_FADE if self._climbing else FADE
-            found = max(math.sqrt(found * before), kept * before)
+        if self.stochastic and not climbing and math.isfinite(before) and found > 0:
+            found = min(max(math.sqrt(found * before), FALL * before), RISE * before)
         self.sharpness = found
-        target = self.rho * self.edge
-        if math.isnan(self.eta):
-            self.eta = min(target / found, self.largest) if found > 0 else self.largest
-        else:
-            r = target / (found * self.eta) if found > 0 else math.inf
-            rise = min(r, CLIMB) if self._climbing else min(r**self.gamma, GROW)
-            if seen.loss > self._average:
-                rise = 1.0
-            factor = rise if r > 1 else max(r, SHRINK)
-            self.eta = min(self.eta * factor, self.largest)
-            self._climbing = self._climbing and r > CLIMBED and self.eta < self.largest
-        lags = target > LAG * found * self.eta
+        r = self.rho * edge / (found * self.eta) if found > 0 else math.inf
+        if r < 1:
+            self.eta *= max(r**FOLLOW if self.averaging and not climbing else r, SHRINK)
+        elif self.stochastic or seen.loss <= self._average:
+            rise = min(r, CLIMB) if climbing else min(r**self.gamma, GROW)
+            self.eta = min(self.eta * rise, self.largest)
+        self._climbing = climbing and r > CLIMBED and self.eta < self.largest
         if self._climbing:
-            self._wait = self._gap = LEAST_GAP
+            self._wait = CLIMB_GAP
             return
         if math.isfinite(before) and found > JUMP * before:
-            self._gap = LEAST_GAP
-        elif lags and not self.stochastic:
-            self._gap = max(LEAST_GAP, self._gap // 2)
-        self._wait = self._gap
-        if self.stochastic or not lags:
-            self._gap = min(2 * self._gap, self.refresh_every)
+            self._gap = self._half
+        self._wait, self._gap = self._gap, self.refresh_every
 
     def _power(self, seen: Evaluation, products: int) -> float:
         """Norm of D^½ H D^½ q, for the q kept from before."""
@@ -262,17 +321,23 @@ class AdaEoS(CurvatureOptimizer):
     # -- guards ----------------------------------------------------------------------------------
 
     def _spiked(self, seen: Evaluation) -> bool:
-        return seen.loss > SPIKE * self._average
+        return seen.loss > SPIKE * (self._peak if self.stochastic else self._average)
 
     def _blown_up(self, seen: Evaluation) -> bool:
-        return not seen.finite or seen.loss > BLOW_UP * self._average
+        return not math.isfinite(seen.loss) or seen.loss > BLOW_UP * self._average
+
+    def _remember(self, loss: float) -> None:
+        if math.isnan(self._average):
+            self._average = self._peak = loss
+        self._average = MEMORY * self._average + (1 - MEMORY) * loss
+        self._peak = max(loss, PEAK * self._peak)
 
     def _keep(self, parameters: list[Tensor]) -> None:
         """What to go back to: parameters, and the moments as they are."""
         for p in parameters:
             state = self.state[p]
             state["kept"] = p.detach().clone()
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in KEPT:
                 if name in state:
                     state[f"kept_{name}"] = state[name].clone()
             state["kept_count"] = state["count"]
@@ -294,22 +359,25 @@ class AdaEoS(CurvatureOptimizer):
             for p in seen.parameters:
                 state = self.state[p]
                 p.copy_(state["kept"])
-                for name in ("exp_avg", "exp_avg_sq"):
+                for name in KEPT:
                     if name in state:
                         state[name].copy_(state[f"kept_{name}"])
                 state["count"] = state["kept_count"]
         self.eta /= 4
         # Not at once: the batch that is at hand has no sound curvature.
-        self._gap = self._wait = LEAST_GAP
+        self._gap, self._wait = self._half, CLIMB_GAP
 
     # -- state -----------------------------------------------------------------------------------
 
     def _extra(self) -> dict:
-        names = ("eta", "sharpness", "trips", "_in_a_row", "_gap", "_wait")
-        names += ("_average", "_climbing", "_edge_before", "_size")
-        return {name: getattr(self, name) for name in names}
+        names = ("eta", "sharpness", "trips", "_in_a_row", "_gap", "_wait", "_average", "_peak")
+        names += ("_climbing", "_edge_before", "_size", "_training")
+        extra = {name: getattr(self, name) for name in names}
+        return extra | ({"averaging": dict(vars(self.averaging))} if self.averaging else {})
 
     def _set_extra(self, extra: dict) -> None:
+        if self.averaging:
+            vars(self.averaging).update(extra.pop("averaging"))
         for name, value in extra.items():
             setattr(self, name, value)
 

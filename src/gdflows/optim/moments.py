@@ -11,41 +11,49 @@ from gdflows.errors import InputError
 from gdflows.optim import thresholds
 
 BASES = ("sgd", "momentum", "adam")
+AVERAGED = "schedule-free"
 
 
 class Moments:
     """Running averages of gradients, their direction, preconditioner and stability edge.
 
-    Momentum is the average m ← βm + (1 − β)g, as Adam has it.
+    Momentum is the average m ← βm + (1 − β)g, as Adam has it. Schedule-free Adam has Adam's
+    preconditioner and, in place of momentum, an average of the parameters
+    (:class:`gdflows.optim.averaging.Averaging`).
     """
 
-    def __init__(self, base: str, betas: tuple[float, float], eps: float):
-        if base not in BASES:
-            raise InputError(f"base must be one of {', '.join(BASES)}, got {base!r}.")
+    def __init__(
+        self, base: str, betas: tuple[float, float], eps: float, bases: Sequence[str] = BASES
+    ):
+        if base not in bases:
+            raise InputError(f"base must be one of {', '.join(bases)}, got {base!r}.")
         for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
             if not 0 <= beta < 1:
                 raise InputError(f"{name} must be in [0, 1), got {beta}.")
         if not eps > 0:
             raise InputError(f"eps must be positive, got {eps}.")
+        if base == AVERAGED and not betas[0] > 0:
+            raise InputError("betas[0] must be positive for averages; at 0 there are none.")
         self.base, self.betas, self.eps = base, tuple(betas), eps
+        self.first, self.second = base in ("momentum", "adam"), base in ("adam", AVERAGED)
 
     @property
     def beta(self) -> float:
-        return 0.0 if self.base == "sgd" else self.betas[0]
+        return self.betas[0] if self.first else 0.0
 
     def update(self, states: Sequence[dict], grads: Sequence[Tensor]) -> None:
         """Take in a gradient: a tensor, and a dict to keep averages in, for each parameter."""
         for state, grad in zip(states, grads, strict=True):
             if not state.get("count"):
                 state["count"] = 0
-                if self.base != "sgd":
+                if self.first:
                     state["exp_avg"] = torch.zeros_like(grad)
-                if self.base == "adam":
+                if self.second:
                     state["exp_avg_sq"] = torch.zeros_like(grad)
             state["count"] += 1
-        if self.base != "sgd":
+        if self.first:
             torch._foreach_lerp_(gather(states, "exp_avg"), grads, 1 - self.betas[0])
-        if self.base == "adam":
+        if self.second:
             second = gather(states, "exp_avg_sq")
             torch._foreach_mul_(second, self.betas[1])
             torch._foreach_addcmul_(second, grads, grads, value=1 - self.betas[1])
@@ -54,11 +62,10 @@ class Moments:
         self, states: Sequence[dict], grads: Sequence[Tensor]
     ) -> tuple[list[Tensor], float]:
         """A direction and a factor: the step is minus the learning rate times both."""
-        if self.base == "sgd":
-            return list(grads), 1.0
-        count = _count(states)
-        means, factor = gather(states, "exp_avg"), 1 / (1 - self.betas[0] ** count)
-        if self.base == "adam":
+        count, means, factor = _count(states), grads, 1.0
+        if self.first:
+            means, factor = gather(states, "exp_avg"), 1 / (1 - self.betas[0] ** count)
+        if self.second:
             # √(v/b) + ε = (√v + √b ε)/√b: the corrections need no pass over the parameters.
             root = (1 - self.betas[1] ** count) ** 0.5
             below = torch._foreach_sqrt(gather(states, "exp_avg_sq"))
@@ -68,7 +75,7 @@ class Moments:
 
     def precondition(self, states: Sequence[dict]) -> list[Tensor] | None:
         """Diagonal of D, 1/(√v̂ + ε); None for 1."""
-        if self.base != "adam":
+        if not self.second:
             return None
         roots = torch._foreach_sqrt(gather(states, "exp_avg_sq"))
         torch._foreach_div_(roots, (1 - self.betas[1] ** _count(states)) ** 0.5)

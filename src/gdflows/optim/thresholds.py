@@ -101,6 +101,35 @@ def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) ->
     return (2 - weight_decay) * (1 + beta1) / (1 - beta1) * correction
 
 
+def schedule_free(beta: float, share: float = 0.0) -> float:
+    r"""Edge of schedule-free averaging: z ← z − hg(y), x ← (1 − c)x + cz, y = (1 − β)z + βx.
+
+    In (z, x), with :math:`x = h\lambda`, the step is :math:`z \leftarrow z - xy`. It has the
+    eigenvalue −1 at
+
+    .. math:: h\lambda = \frac{2(2 - c)}{(1 - \beta)(2 - c) + \beta c}
+
+    which rises from 2 (c = 1: gradient descent) to 2/(1 − β) as c goes to 0: twenty for β = 0.9.
+    On top of a preconditioner (schedule-free Adam) λ is that of the preconditioned Hessian.
+
+    Parameters
+    ----------
+    beta : float
+        β, 0 ≤ β < 1: what y has of the average.
+    share : float
+        c, the weight of the newest z in the average; 1/k at step k of a constant rate.
+
+    References
+    ----------
+    Defazio et al. (2024), "The road less scheduled"; Song et al. (2025), "Through the river",
+    have the limit c = 0.
+    """
+    _check_beta(beta)
+    if not 0 <= share <= 1:
+        raise InputError(f"share must be in [0, 1], got {share}.")
+    return 2 * (2 - share) / ((1 - beta) * (2 - share) + beta * share)
+
+
 def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = False) -> float:
     r"""Largest learning rate at which SGD at an interpolating minimum is stable in mean square.
 
