@@ -301,6 +301,10 @@ def test_parameters_that_cannot_be_used(make):
         (lambda p: AdaEoS(p, refresh_every=0), "refresh_every"),
         (lambda p: AdaEoS(p, betas=(1.0, 0.9)), "betas"),
         (lambda p: AdaEoS(p, eps=0.0), "eps"),
+        (lambda p: AdaEoS(p, start=0.0), "start"),
+        (lambda p: AdaEoS(p, trust=-1.0), "trust"),
+        (lambda p: AdaEoS(p, base="schedule-free", betas=(0.0, 0.9)), "averages"),
+        (lambda p: CDAT(p, base="schedule-free"), "base must be one of sgd, momentum, adam,"),
         (lambda p: AdaEoS(p, weight_decay=-1.0), "weight_decay"),
     ],
 )

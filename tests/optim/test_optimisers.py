@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gdflows as gf
-from gdflows.errors import NonFiniteError
+from gdflows.errors import InputError, NonFiniteError
 from gdflows.optim import CDAT, DAL, AdaEoS
 
 F64 = torch.float64
@@ -159,14 +159,116 @@ def test_with_minibatches_the_curvature_falls_slowly_only():
         assert optimizer.sharpness == pytest.approx(seen * 0.9**k, rel=0.05)
 
 
-@pytest.mark.parametrize("base", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("base", ["sgd", "momentum", "adam", "schedule-free"])
 def test_adaeos_decays_weights_by_its_own_rate_and_steps_along_the_base(base):
     """The first step, by hand: corrected averages of one gradient are that gradient."""
     w, h, loss = quadratic([1.0, 3.0])
     before = w.detach().clone()
     g = h * before
-    optimizer = AdaEoS([w], base, weight_decay=0.1, trust=100.0)
+    optimizer = AdaEoS([w], base, weight_decay=0.1)
     optimizer.step(loss)
-    along = g / (g.abs() + 1e-8) if base == "adam" else g
+    along = g / (g.abs() + 1e-8) if base in ("adam", "schedule-free") else g
     expected = before * (1 - 0.1 * optimizer.eta) - optimizer.eta * along
     torch.testing.assert_close(w.detach(), expected)
+
+
+@pytest.mark.parametrize("stochastic, part", [(False, 1.0), (True, 0.2)])
+def test_the_first_steps_know_the_loss_and_the_parameters_only(stochastic, part):
+    for offset, start in ((0.0, 1e-3), (1e-3, 100.0)):  # the norm decides; the loss does
+        w, h, loss = quadratic([1.0, 3.0])
+        optimizer = AdaEoS([w], "sgd", start=start, stochastic=stochastic)
+        before, g, value = w.detach().clone(), h * w.detach(), float(loss()) + offset
+        optimizer.step(lambda loss=loss, offset=offset: loss() + offset)
+        length = float((w.detach() - before).norm())
+        most = float(start * before.norm()), part * value / float(g.norm())
+        assert length == pytest.approx(min(most))
+        assert optimizer.cost["hvps"] == 0
+        assert (most[0] < most[1]) == (offset == 0)
+
+
+def test_the_average_is_that_of_the_schedule_free_package():
+    peer = pytest.importorskip("schedulefree")
+    torch.manual_seed(0)
+    values = torch.rand(6, dtype=F64) * 10
+    ours, theirs = (torch.nn.Parameter(torch.ones(6, dtype=F64)) for _ in range(2))
+    other = peer.AdamWScheduleFree([theirs], lr=0.02, weight_decay=0.1)
+    other.train()
+    # Everything of AdaEoS but the rule for its rate.
+    optimizer = AdaEoS([ours], "schedule-free", weight_decay=0.1, hvp="difference")
+    optimizer._first_rate = lambda seen, states: setattr(optimizer, "eta", 0.02)
+    optimizer._wait = 10**6
+    for _ in range(40):
+        optimizer.eta, optimizer._edge_before = 0.02, optimizer.edge
+        optimizer.step(lambda: (values * ours**2).sum() / 2)
+        theirs.grad = values * theirs.detach()
+        other.step()
+        torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-12, atol=1e-14)
+    optimizer.eval()
+    other.eval()
+    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_an_average_is_shown_and_hidden():
+    w, h, loss = quadratic([1.0, 10.0])
+    optimizer = AdaEoS([w], "schedule-free")
+    optimizer.eval()  # nothing to average yet
+    optimizer.train()
+    for _ in range(30):
+        optimizer.step(loss)
+    y, z = w.detach().clone(), optimizer.state[w]["z"]
+    optimizer.eval()
+    torch.testing.assert_close(0.1 * z + 0.9 * w.detach(), y)
+    assert float((w.detach() - y).norm()) > 1e-6
+    shown = w.detach().clone()
+    optimizer.eval()
+    assert torch.equal(w.detach(), shown)
+    with pytest.raises(InputError, match=r"call train\(\)"):
+        optimizer.step(loss)
+    again = AdaEoS([w], "schedule-free")
+    again.load_state_dict(optimizer.state_dict())
+    again.train()
+    torch.testing.assert_close(w.detach(), y)
+    assert again.edge == optimizer.edge
+
+
+def test_noise_that_fitted_batches_make_trips_no_guard():
+    """With minibatches a loss is held against the largest of late, not against its average."""
+    w, h, loss = quadratic([1.0, 10.0])
+    for stochastic, trips in ((True, 0), (False, 1)):
+        optimizer = AdaEoS([w], "sgd", stochastic=stochastic)
+        for k in range(16):
+            optimizer.step(lambda k=k: 1e-9 * loss() + (4.0 if k in (0, 15) else 1.0))
+        assert min(optimizer.trips, 1) == trips
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss():
+    w, h, loss = quadratic([1.0, 10.0])
+    optimizer = AdaEoS([w])
+    for _ in range(10):
+        optimizer.step(loss)
+    kept = optimizer.state[w]["kept"].clone()
+    optimizer.step(lambda: loss() + (w - w.detach()).abs().sqrt().sum())  # √0 has slope ∞
+    assert torch.equal(w.detach(), kept)
+    assert torch.isfinite(optimizer.state[w]["exp_avg"]).all()
+    assert optimizer.trips == 1
+
+
+def test_averaging_reaches_a_noisy_minimum_that_adam_at_its_edge_does_not():
+    """Gradients with noise on a quadratic, the same seeds: the mean over eight runs."""
+    values = torch.logspace(-1, 1, 20, dtype=F64)
+
+    def run(seed, base, rho):
+        generator = torch.Generator().manual_seed(seed)
+        w = torch.nn.Parameter(torch.ones(20, dtype=F64))
+        optimizer = AdaEoS([w], base, rho=rho, stochastic=True)
+        for _ in range(300):
+            noise = torch.randn(20, dtype=F64, generator=generator)
+            optimizer.step(lambda noise=noise: (values * (w - 0.3 * noise) ** 2).sum() / 2)
+        optimizer.eval()
+        return float((values * w.detach() ** 2).sum() / 2)
+
+    found = {
+        name: sum(run(seed, *name) for seed in range(8)) / 8
+        for name in (("schedule-free", 0.8), ("adam", 0.8), ("adam", 0.15))
+    }
+    assert found["schedule-free", 0.8] < found["adam", 0.15] < found["adam", 0.8], found

@@ -77,6 +77,22 @@ def test_the_linearised_step_is_marginal_at_the_edge(name):
     assert radius(kind, options, t, 1.01 * curvature) > 1 + 1e-5
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_schedule_free_averaging_is_marginal_at_its_edge(beta, share):
+    def growth(x):
+        y = np.array([1 - beta, beta])  # of (z, x)
+        z = np.array([1.0, 0.0]) - x * y
+        average = (1 - share) * np.array([0.0, 1.0]) + share * z
+        return np.abs(np.linalg.eigvals(np.array([z, average])))
+
+    edge = thresholds.schedule_free(beta, share)
+    at_rest = 1 if share == 0 else 0  # an average that takes nothing in stays what it is
+    assert sorted(growth(edge))[-1] == pytest.approx(1, abs=1e-12)
+    assert (growth(0.99 * edge) < 1 - 1e-5).sum() == 2 - at_rest
+    assert growth(1.01 * edge).max() > 1 + 1e-5
+
+
 def test_known_values():
     weights = [torch.nn.Parameter(torch.ones(2))]
     assert gf.optim.stability_edge(torch.optim.SGD(weights, lr=0.1)) == 2
@@ -85,6 +101,8 @@ def test_known_values():
     assert thresholds.nesterov(0.9) == pytest.approx(3.8 / 2.8)
     assert thresholds.adam(0.9) == pytest.approx(38)
     assert thresholds.adam(0.9, 1) == pytest.approx(3.8)
+    assert thresholds.schedule_free(0.9) == pytest.approx(20)
+    assert thresholds.schedule_free(0.9, 1.0) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("batch, replacement", [(1, True), (1, False), (2, True), (2, False)])
@@ -137,5 +155,7 @@ def test_errors_name_the_remedy():
         gf.optim.preconditioner(torch.optim.Adam([p]), [p])
     with pytest.raises(InputError, match="beta must"):
         thresholds.heavy_ball(1.0)
+    with pytest.raises(InputError, match="share must"):
+        thresholds.schedule_free(0.9, 1.5)
     with pytest.raises(InputError, match="cannot be drawn"):
         thresholds.sgd_mean_square(torch.ones(3), 4)
