@@ -19,7 +19,7 @@ class Averaging:
 
     References
     ----------
-    Defazio et al. (2024), "The road less scheduled", equations 3–5.
+    Defazio et al. (2024), "The road less scheduled".
     """
 
     def __init__(self, beta: float):
