@@ -93,6 +93,38 @@ def test_schedule_free_averaging_is_marginal_at_its_edge(beta, share):
     assert growth(1.01 * edge).max() > 1 + 1e-5
 
 
+@pytest.mark.parametrize("taken, decay", [(1, 0.0), (7, 0.0), (400, 0.0), (7, 4.0)])
+def test_the_schedule_free_package_is_marginal_at_its_edge(taken, decay):
+    kind = pytest.importorskip("schedulefree").AdamWScheduleFree
+
+    def step(curvature, y, z):
+        """(y, z) after the package's own step, and the optimiser before it."""
+        p = torch.nn.Parameter(torch.tensor([y], dtype=f64))
+        optimizer = kind([p], lr=LR, weight_decay=decay)
+        optimizer.train()
+        optimizer.state[p].update(
+            z=torch.tensor([z], dtype=f64), exp_avg_sq=torch.tensor([0.3], dtype=f64)
+        )
+        optimizer.param_groups[0].update(k=taken, lr_max=LR, weight_sum=taken * LR**2)
+        edge = gf.optim.stability_edge(optimizer)
+        scale = float(gf.optim.preconditioner(optimizer, [p]))
+        p.grad = curvature * p.detach()
+        optimizer.step()
+        after = float(gf.optim.preconditioner(optimizer, [p]))  # v has moved on, with g = 0
+        return (p.item(), optimizer.state[p]["z"].item()), edge, scale, after
+
+    _, edge, scale, after = step(0.0, 0.0, 0.0)
+    assert scale != after
+
+    def growth(part):
+        columns = [step(part * edge / after, *start)[0] for start in ((TINY, 0.0), (0.0, TINY))]
+        return np.abs(np.linalg.eigvals(np.array(columns).T / TINY)).max()
+
+    assert growth(1.0) == pytest.approx(1, abs=1e-9)
+    assert growth(1.01) > 1 + 1e-5
+    assert growth(0.99) < 1 - 1e-5
+
+
 def test_known_values():
     weights = [torch.nn.Parameter(torch.ones(2))]
     assert gf.optim.stability_edge(torch.optim.SGD(weights, lr=0.1)) == 2

@@ -202,7 +202,8 @@ def stability_edge(optimizer: torch.optim.Optimizer) -> float:
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        SGD (with momentum, dampening, Nesterov, weight decay), Adam, AdamW, RMSprop or Adagrad.
+        SGD (with momentum, dampening, Nesterov, weight decay), Adam, AdamW, RMSprop, Adagrad, or
+        AdamWScheduleFree of the package schedulefree.
         Its parameter groups may differ in their learning rates if nothing else of the edge
         depends on them.
 
@@ -291,10 +292,12 @@ _FAMILIES = {
 
 def _family(optimizer: torch.optim.Optimizer) -> str:
     name = next((n for n, kind in _FAMILIES.items() if isinstance(optimizer, kind)), None)
+    if type(optimizer).__name__ == "AdamWScheduleFree":  # of a package that need not be there
+        name = "schedule-free"
     if name is None:
         raise InputError(
-            f"The stability edge of {type(optimizer).__name__} is not known here; "
-            "known are SGD, Adam, AdamW, RMSprop and Adagrad."
+            f"The stability edge of {type(optimizer).__name__} is not known here; known are SGD, "
+            "Adam, AdamW, RMSprop and Adagrad, and AdamWScheduleFree of the package schedulefree."
         )
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise InputError("With maximize=True an optimiser climbs; it has no edge.")
@@ -310,6 +313,12 @@ def _edge_of_group(family: str, optimizer: torch.optim.Optimizer, group: Mapping
         if group["nesterov"]:
             return nesterov(beta, weight_decay=decay)
         return heavy_ball(beta, dampening=group["dampening"], weight_decay=decay)
+    if family == "schedule-free":
+        weight = (group["k"] + 1) ** group["r"] * max(lr, group["lr_max"]) ** group[
+            "weight_lr_power"
+        ]
+        share = weight / (group["weight_sum"] + weight)
+        return schedule_free(float(group["betas"][0]), share) - lr * decay
     decoupled = bool(group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
     if decay and not decoupled:
         raise InputError(
@@ -327,6 +336,11 @@ def _edge_of_group(family: str, optimizer: torch.optim.Optimizer, group: Mapping
 def _adam_scale(state: Mapping, group: Mapping) -> Tensor:
     v = _second(state, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
     return (v / (1 - float(group["betas"][1]) ** int(state["step"]))).sqrt() + group["eps"]
+
+
+def _schedule_free_scale(state: Mapping, group: Mapping) -> Tensor:
+    v = _second(state, "exp_avg_sq")
+    return (v / (1 - float(group["betas"][1]) ** group["k"])).sqrt() + group["eps"]
 
 
 def _rmsprop_scale(state: Mapping, group: Mapping) -> Tensor:
@@ -356,4 +370,5 @@ _SCALES = {
     "adam": _adam_scale,
     "rmsprop": _rmsprop_scale,
     "adagrad": _adagrad_scale,
+    "schedule-free": _schedule_free_scale,
 }
