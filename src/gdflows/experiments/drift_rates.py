@@ -8,7 +8,6 @@ from dataclasses import replace
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gdflows import curvature
 from gdflows.errors import InputError, NonFiniteError
@@ -109,10 +108,7 @@ def drift_rates(
         for method, values in (("fixed", rates), ("dal", powers))
         for value in _numbers(values)
     ]
-    begin = 0 if log.state is None else log.state["done"]
-    for done in tqdm(range(begin, len(planned)), initial=begin, total=len(planned), disable=None):
-        log.checkpoint(done, lambda done=done: {"done": done})
-        method, value, seed = planned[done]
+    for method, value, seed in log.through(planned):
         network = what.network(seed)
         if method == "fixed":
             optimizer = _Fixed(network.parameters(), scale=value, momentum=momentum, cap=math.inf)

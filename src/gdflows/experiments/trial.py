@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from gdflows import curvature
 from gdflows.errors import InputError, NonFiniteError
@@ -124,10 +123,8 @@ def trial(
             entries(methods), len(entries(methods))
         )
     ]
-    begin = 0 if log.state is None else log.state["done"]
-    for done in tqdm(range(begin, len(planned)), initial=begin, total=len(planned), disable=None):
-        log.checkpoint(done, lambda done=done: {"done": done})
-        log.rows += _run(what, *planned[done], rows, stop or what.steps)
+    for entry in log.through(planned):
+        log.rows += _run(what, *entry, rows, stop or what.steps)
     return log.table()
 
 

@@ -67,9 +67,9 @@ class AdaEoS(CurvatureOptimizer):
     trust : float
         No later step is longer than this part of the parameters' norm: the edge of stability is a
         statement about a linearised step.
-    stochastic : bool
-        For minibatches: average λ̂ over refreshes and let it change slowly only. A batch that is
-        fitted has no curvature, and η would run off.
+    stochastic : bool, optional
+        For minibatches, and by default on schedule-free Adam only: average λ̂ over refreshes and
+        let it change slowly. A batch that is fitted has no curvature, and η would run off.
     betas, eps, weight_decay
         As in ``torch.optim.AdamW``; the decay is decoupled. ``betas[0]`` is also the β of
         schedule-free averaging.
@@ -116,6 +116,15 @@ class AdaEoS(CurvatureOptimizer):
     ...     loss = optimizer.step(lambda: (w**2 * torch.tensor([1.0, 10.0])).sum())
     >>> round(optimizer.sigma, 1)  # 0.8 of the edge, 2
     1.6
+
+    With minibatches:
+
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = gf.optim.AdaEoS(model.parameters(), base="schedule-free")
+    >>> for _ in range(20):
+    ...     x = torch.randn(16, 3)
+    ...     loss = optimizer.step(lambda: (model(x) - x.sum(1, keepdim=True)).square().mean())
+    >>> optimizer.eval()  # and train() before it goes on
     """
 
     def __init__(
@@ -130,7 +139,7 @@ class AdaEoS(CurvatureOptimizer):
         first_products: int = 2,
         start: float = 0.3,
         trust: float = 0.4,
-        stochastic: bool = False,
+        stochastic: bool | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -139,6 +148,8 @@ class AdaEoS(CurvatureOptimizer):
     ):
         self.moments = Moments(base, betas, eps, (*BASES, AVERAGED))
         self.averaging = Averaging(betas[0]) if base == AVERAGED else None
+        if stochastic is None:
+            stochastic = base == AVERAGED
         if rho is None:
             rho = NOISY.get(base, QUIET) if stochastic else QUIET
         check_range("lr", lr, 0, math.inf)

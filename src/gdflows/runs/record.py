@@ -9,7 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from gdflows import parallel
 from gdflows.errors import InputError, InterruptedRunError
@@ -208,6 +209,19 @@ class Log:
             torch.set_num_threads(kept["threads"])  # another number would round differently
         if not parallel.first():  # all know the state, one keeps it
             self._file = None
+
+    def through(self, plan: Sequence) -> Iterator:
+        """The items of a plan one by one, with progress; a run that was broken off goes on.
+
+        Parameters
+        ----------
+        plan : sequence
+            The same each time. Rows of an item are to be appended before the next is asked for.
+        """
+        begin = 0 if self.state is None else self.state["done"]
+        for done in tqdm(range(begin, len(plan)), initial=begin, total=len(plan), disable=None):
+            self.checkpoint(done, lambda done=done: {"done": done})
+            yield plan[done]
 
     def checkpoint(self, step: int, state: Callable[[], dict], *, now: bool = False) -> None:
         """Keep rows and state, if the last time is some seconds ago, or now.
