@@ -75,3 +75,23 @@ def test_nothing_to_resume(tmp_path):
     (tmp_path / "one" / "unfinished.pt").write_bytes(b"half a file")
     with pytest.raises(InputError, match="cannot be read"):
         gf.runs.unfinished(tmp_path / "one")
+
+
+def test_a_plan_goes_on_at_the_item_that_was_broken_off(tmp_path):
+    def walk(fail):
+        def study(log):
+            log._between = -1.0  # a checkpoint before every item
+            for item in log.through(["a", "b", "c", "d"]):
+                if item == fail:
+                    raise KeyboardInterrupt
+                log.rows.append({"item": item, "length": len(log.rows)})
+            return log.table()
+
+        return study
+
+    whole = gf.runs.record(tmp_path / "whole", CONFIG, walk(None), resumable=True)
+    assert list(whole.table["item"]) == ["a", "b", "c", "d"]
+    with pytest.raises(KeyboardInterrupt):
+        gf.runs.record(tmp_path / "broken", CONFIG, walk("c"), resumable=True)
+    again = gf.runs.record(tmp_path / "broken", CONFIG, walk(None), resumable=True)
+    pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
