@@ -177,6 +177,6 @@ TASKS = {
     "cifar-resnet": (_images("cifar10-5k", lambda seed: problems.resnet18(0.125, seed=seed)),
                      cross_entropy, 64, 300, 1.85, False),
     "cifar-vit": (_images("cifar10-5k", lambda seed: problems.vit(0.5, seed=seed)), cross_entropy,
-                  64, 300, 1.8, False),
+                  64, 300, 1.8, True),
     "shakespeare-gpt": (_text(64, 1.0), cross_entropy, 16, 400, 2.5, False),
 }  # fmt: skip

@@ -16,7 +16,8 @@ BLIND = 3  # steps before curvature is asked for: Adam's preconditioner knows on
 BOLD = {False: 1.0, True: 0.2}  # their part of what would take the loss to zero; with minibatches
 CLIMB = 10.0  # from there a refresh may raise η by that,
 CLIMBED = 1.5  # until it is too small by no more than that,
-CLIMB_GAP = 2  # with a refresh after so many steps
+CLIMB_GAP = 2  # with a refresh after so many steps,
+CLIMB_PRODUCTS = {False: 1, True: 3}  # each of so many products; with minibatches
 QUIET = 0.8  # ρ, and with the noise of minibatches:
 NOISY = {"sgd": 0.4, "momentum": 0.15, "adam": 0.15}
 GROW, SHRINK = 1.3, 0.1  # how much one refresh may change η after that
@@ -59,7 +60,8 @@ class AdaEoS(CurvatureOptimizer):
         N, the longest gap between refreshes. While η climbs at the start every second step
         refreshes; after that, and after a guard has tripped, a first gap is half as long.
     first_products : int
-        Products for the first estimate.
+        Products for the first estimate. With minibatches each later one of the climb has three,
+        others have one.
     start : float
         The first three steps know no curvature. They are no longer than this part of the
         parameters' norm, nor than what would bring the loss to zero if it went on falling as
@@ -284,7 +286,8 @@ class AdaEoS(CurvatureOptimizer):
 
     def _refresh(self, seen: Evaluation, edge: float) -> None:
         before, climbing = self.sharpness, self._climbing
-        found = self._power(seen, 1 if math.isfinite(before) else self.first_products)
+        products = CLIMB_PRODUCTS[self.stochastic] if climbing else 1
+        found = self._power(seen, products if math.isfinite(before) else self.first_products)
         if self.stochastic and not climbing and math.isfinite(before) and found > 0:
             found = min(max(math.sqrt(found * before), FALL * before), RISE * before)
         self.sharpness = found
