@@ -272,3 +272,15 @@ def test_averaging_reaches_a_noisy_minimum_that_adam_at_its_edge_does_not():
         for name in (("schedule-free", 0.8), ("adam", 0.8), ("adam", 0.15))
     }
     assert found["schedule-free", 0.8] < found["adam", 0.15] < found["adam", 0.8], found
+
+
+@pytest.mark.parametrize("stochastic, each", [(False, 1), (True, 3)])
+def test_products_while_the_rate_climbs(stochastic, each):
+    w, h, loss = quadratic([1.0, 10.0])
+    optimizer = AdaEoS([w], "sgd", start=1e-6, stochastic=stochastic)
+    seen = []
+    for _ in range(8):
+        optimizer.step(loss)
+        seen.append(optimizer.cost["hvps"])
+    # none for three steps, two for the first estimate, then at every second step
+    assert seen == [0, 0, 0, 2, 2, 2 + each, 2 + each, 2 + 2 * each]
