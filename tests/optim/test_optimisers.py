@@ -284,3 +284,12 @@ def test_products_while_the_rate_climbs(stochastic, each):
         seen.append(optimizer.cost["hvps"])
     # none for three steps, two for the first estimate, then at every second step
     assert seen == [0, 0, 0, 2, 2, 2 + each, 2 + each, 2 + 2 * each]
+
+
+def test_the_target_is_lower_where_noise_is_not_averaged_away():
+    w, _, _ = quadratic([1.0])
+    noisy = {base: AdaEoS([w], base, stochastic=True).rho for base in ("sgd", "momentum", "adam")}
+    assert noisy == {"sgd": 0.4, "momentum": 0.15, "adam": 0.15}
+    assert AdaEoS([w]).rho == AdaEoS([w], "schedule-free").rho == 0.8
+    assert AdaEoS([w], "schedule-free").stochastic and not AdaEoS([w]).stochastic
+    assert AdaEoS([w], "adam", stochastic=True, rho=0.5).rho == 0.5
