@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from gdflows import curvature, errors, flows, landscape, optim, probes
 from gdflows.flows import stability_coefficients
-from gdflows.integrate import descend, integrate
-from gdflows.monitor import SharpnessMonitor
 from gdflows.objective import Objective, Point
-from gdflows.suggestion import suggest_lr
+from gdflows.training import SharpnessMonitor, suggest_lr
 from gdflows.trajectory import Trajectory
+from gdflows.walking import descend, integrate
 
 if TYPE_CHECKING:
     from gdflows import bseries, plotting, problems, runs

@@ -5,7 +5,7 @@ import pytest
 import gdflows as gf
 from gdflows.errors import InputError
 from gdflows.experiments import carry_out
-from gdflows.experiments.tasks import task
+from gdflows.experiments.trial.tasks import task
 
 SHORT = {"name": "digits-ce", "steps": 20, "rows": 2, "seeds": 1}
 

@@ -10,7 +10,7 @@ import torch
 import gdflows as gf
 from gdflows.errors import DataError, InputError
 from gdflows.experiments import contestants, trial
-from gdflows.experiments.tasks import TASKS, task
+from gdflows.experiments.trial.tasks import TASKS, task
 from gdflows.runs import Log
 
 OFFLINE = [name for name in TASKS if name.startswith(("deep", "mlp-r", "digits", "conv"))]

@@ -8,44 +8,20 @@ and their coefficients can be matched one tree at a time, in exact fractions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from math import factorial
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 from gdflows.bseries.methods import Method, get_method
+from gdflows.bseries.printing import equation, table
+from gdflows.bseries.terms import Term
 from gdflows.bseries.trees import Tree, rooted_trees
 from gdflows.errors import InputError
 
 # sympy is imported where it is used: flows need the numbers alone, and it is slow to load.
 if TYPE_CHECKING:
     import sympy
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term h^order · coefficient · F(tree) of a modified equation.
-
-    Attributes
-    ----------
-    tree : Tree
-        Which elementary differential.
-    order : int
-        The power of h: one less than the tree's number of vertices.
-    coefficient : Fraction
-        b(τ)/σ(τ), the symmetry divided out; what stands in front of F(τ) when the series is
-        written down.
-    """
-
-    tree: Tree
-    order: int
-    coefficient: Fraction
-
-    @property
-    def loss_coefficient(self) -> Fraction:
-        """The coefficient when f = −∇E and the term is written in derivatives of E."""
-        return self.coefficient * (-1) ** self.tree.order
 
 
 class ModifiedEquation:
@@ -242,9 +218,7 @@ class ModifiedEquation:
         str
             Without dollar signs.
         """
-        from gdflows.bseries.printing import equation
-
-        return equation(self, "latex", loss, largest)
+        return equation(self._by_order(largest), self.left, "latex", loss)
 
     def unicode(self, *, loss: bool = False, largest: int | None = None) -> str:
         """The equation in plain text, parameters as for :meth:`latex`.
@@ -255,9 +229,7 @@ class ModifiedEquation:
         >>> gf.bseries.modified_equation("explicit-euler", order=2).unicode(loss=True)
         'θ̇ = −g − h 1/2 Hg + h²(−1/12 T[g, g] − 1/3 H²g)'
         """
-        from gdflows.bseries.printing import equation
-
-        return equation(self, "unicode", loss, largest)
+        return equation(self._by_order(largest), self.left, "unicode", loss)
 
     def table(self, *, loss: bool = False, zeros: bool = True):
         """The terms as a table, one row a tree.
@@ -275,9 +247,11 @@ class ModifiedEquation:
             Indexed by ``order``, the power of h; columns ``tree``, ``term``, ``symmetry``,
             ``density`` and ``coefficient`` (a Fraction, symmetry divided out).
         """
-        from gdflows.bseries.printing import table
+        return table(self._by_order(None, zeros=zeros), loss)
 
-        return table(self, loss, zeros)
+    def _by_order(self, largest: int | None, zeros: bool = False) -> list[list[Term]]:
+        orders = range((self.order if largest is None else largest) + 1)
+        return [self.terms(order, zeros=zeros) for order in orders]
 
     def _repr_latex_(self) -> str:
         return f"${self.latex()}$"

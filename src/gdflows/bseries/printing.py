@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from gdflows.bseries.terms import Term
 from gdflows.bseries.trees import Tree
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from gdflows.bseries.modified import ModifiedEquation
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,10 @@ def latex_differential(tree: Tree, loss: bool = False) -> str:
     return differential(tree, "latex", loss)
 
 
-def equation(series: ModifiedEquation, style: str, loss: bool, largest: int | None) -> str:
+def equation(by_order: Sequence[Sequence[Term]], left: str | None, style: str, loss: bool) -> str:
     """The whole equation: see :meth:`gdflows.bseries.ModifiedEquation.latex`."""
     s, out = STYLES[style], ""
-    for order in range((series.order if largest is None else largest) + 1):
-        terms = series.terms(order)
+    for order, terms in enumerate(by_order):
         if not terms:
             continue
         body = ""
@@ -110,14 +108,14 @@ def equation(series: ModifiedEquation, style: str, loss: bool, largest: int | No
             out += f" {s.minus} {power}{s.thin}{body.removeprefix(s.minus)}"
         else:
             out += f" + {power}{s.thin}{body}"
-    return f"{series.left or s.dots[loss]} = {out or '0'}"
+    return f"{left or s.dots[loss]} = {out or '0'}"
 
 
 def _h_power(style: str, n: int) -> str:
     return f"^{{{n}}}" if style == "latex" else _superscript(str(n))
 
 
-def table(series: ModifiedEquation, loss: bool, zeros: bool) -> pd.DataFrame:
+def table(by_order: Sequence[Sequence[Term]], loss: bool) -> pd.DataFrame:
     """The terms as rows: see :meth:`gdflows.bseries.ModifiedEquation.table`."""
     import pandas as pd
 
@@ -130,8 +128,8 @@ def table(series: ModifiedEquation, loss: bool, zeros: bool) -> pd.DataFrame:
             "density": t.tree.density,
             "coefficient": t.loss_coefficient if loss else t.coefficient,
         }
-        for order in range(series.order + 1)
-        for t in series.terms(order, zeros=zeros)
+        for terms in by_order
+        for t in terms
     ]
     return pd.DataFrame(rows).set_index("order")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gdflows import curvature
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.registry import study
-from gdflows.experiments.tasks import Task, task
+from gdflows.experiments.trial.tasks import Task, task
 from gdflows.objective import Objective
 from gdflows.optim import DAL
 from gdflows.runs import Log
@@ -56,7 +56,7 @@ def drift_rates(
     log : Log
         Where the study is kept on the way.
     name : str
-        The task, see :data:`gdflows.experiments.tasks.TASKS`; its optimisers apart, its target
+        The task, see :data:`gdflows.experiments.trial.tasks.TASKS`; its optimisers, target
         and budget are not used.
     batch : int
         Samples in a step; 0 for all, -1 for the task's own number.

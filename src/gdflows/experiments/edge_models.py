@@ -12,10 +12,10 @@ from tqdm import tqdm
 from gdflows import flows
 from gdflows.curvature import top_eigenpairs
 from gdflows.errors import ConvergenceError, InputError, IntegrationError
-from gdflows.experiments.building import training_loss
 from gdflows.experiments.registry import study
-from gdflows.integrate import integrate
+from gdflows.experiments.training_loss import training_loss
 from gdflows.objective import Objective
+from gdflows.walking import integrate
 
 MODELS = {
     "NGF": lambda E, lr: flows.NGF(E),

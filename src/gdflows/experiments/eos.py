@@ -11,8 +11,8 @@ from tqdm import tqdm
 from gdflows import parallel
 from gdflows.curvature import Tracker
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.experiments.building import LARGE, training_loss
 from gdflows.experiments.registry import study
+from gdflows.experiments.training_loss import LARGE, training_loss
 from gdflows.optim import preconditioner, stability_edge
 from gdflows.plotting import against_edge
 from gdflows.runs import Log, Run

@@ -10,7 +10,7 @@ import torch
 from gdflows import problems
 from gdflows.errors import InputError
 from gdflows.experiments.registry import study
-from gdflows.integrate import descend
+from gdflows.walking import descend
 
 RATIOS = (2, 5, 10, 20)
 

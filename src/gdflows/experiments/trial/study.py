@@ -7,15 +7,15 @@ import random
 import time
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import torch
 
 from gdflows import curvature
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.experiments.contestants import CONTESTANTS, entries, show
 from gdflows.experiments.registry import study
-from gdflows.experiments.tasks import TASKS, Task, task
+from gdflows.experiments.trial.contestants import CONTESTANTS, entries, show
+from gdflows.experiments.trial.reading import reached, standing
+from gdflows.experiments.trial.tasks import TASKS, Task, task
 from gdflows.objective import Objective
 from gdflows.optim import AdaEoS
 from gdflows.runs import Log, Run
@@ -78,7 +78,7 @@ def trial(
     log : Log
         Where the trial is kept on the way; it goes on with the next run.
     name : str
-        The task, see :data:`gdflows.experiments.tasks.TASKS`.
+        The task, see :data:`gdflows.experiments.trial.tasks.TASKS`.
     methods : str
         Which, joined by commas, with settings after colons: ``"adamw,dal:p=0.5:scale=1"``. Those
         with a grid of learning rates are run with each, or with those in ``"adamw:lr=0.01/0.1"``.
@@ -201,97 +201,3 @@ def _sharpness(what: Task, network, optimizer: AdaEoS) -> float:
     if diagonal is not None:
         scale = torch.cat([part.reshape(-1) for part in diagonal]).sqrt()
     return float(curvature.top_eigenpairs(E, E.theta0, 1, tol=1e-2, scale=scale).values[0])
-
-
-# -- reading a trial -----------------------------------------------------------------------------
-
-
-def reached(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run: when it reached the target, and what it ended with.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Of a trial.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``method``, ``lr``, ``seed``; ``step``, ``gradients``, ``hvps``, ``seconds`` to the
-        target, infinite if it was never reached; ``final`` (what the target is for, at the end),
-        ``accuracy``; ``spent``, seconds of the whole run; ``steps`` of the whole run.
-    """
-    out = []
-    for (method, lr, seed), run in table.groupby(["method", "lr", "seed"], sort=False):
-        last, hits = run.iloc[-1], run[run.reached.astype(bool)]
-        hit = hits.iloc[0] if len(hits) else None
-        out.append(
-            {"method": method, "lr": lr, "seed": seed}
-            | {k: math.inf if hit is None else float(hit[k]) for k in ("step", "gradients", "hvps")}
-            | {
-                "seconds": math.inf if hit is None else hit.microseconds / 1e6,
-                "final": last.judged,
-                "accuracy": last.accuracy,
-                "spent": last.microseconds / 1e6,
-                "steps": last.step,
-            }
-        )
-    return pd.DataFrame(out)
-
-
-def standing(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
-    """Medians over seeds, of each method at the rate that is best for it in hindsight.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Of a trial.
-    by : str
-        What the best rate has least of: a column of :func:`reached`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        By ``method``: ``lr``, medians of :func:`reached`'s columns, ``least`` and ``most`` of
-        ``by`` over the seeds, and ``failed``, how many seeds missed the target.
-    """
-    runs = reached(table)
-    rows = {}
-    for method, mine in runs.groupby("method", sort=False):
-        options = []
-        for lr, seeds in mine.groupby("lr"):
-            medians = {
-                k: _median(seeds[k])
-                for k in ("step", "gradients", "hvps", "seconds", "final", "accuracy", "spent")
-            }
-            options.append(
-                {"lr": lr, **medians, "least": seeds[by].min(), "most": seeds[by].max(),
-                 "failed": int(np.isinf(seeds.step).sum())}
-            )  # fmt: skip
-        rows[method] = min(options, key=lambda o: (o[by], o["final"]))
-    return pd.DataFrame.from_dict(rows, orient="index").sort_values(by)
-
-
-def sweep_seconds(table: pd.DataFrame, method: str) -> pd.Series:
-    """What a sweep over the method's rates costs, stopped as early as is fair; by seed.
-
-    The rates are run one after another, from the smallest. Each run is stopped when it reaches
-    the target, or when it has spent as long as the best so far took, at most the budget.
-    """
-    runs = reached(table).query("method == @method")
-    if runs.empty:
-        raise InputError(f"There is no method {method!r} in this trial.")
-    total = {}
-    for seed, mine in runs.groupby("seed"):
-        best, spent = math.inf, 0.0
-        for run in mine.sort_values("lr").itertuples():
-            spent += min(run.seconds, best, run.spent)
-            best = min(best, run.seconds)
-        total[seed] = spent
-    return pd.Series(total, name="seconds")
-
-
-def _median(values: pd.Series) -> float:
-    """The middle one; of an even number the larger of the two, so that ∞ stays what it is."""
-    ordered = sorted(values)
-    return float(ordered[len(ordered) // 2])

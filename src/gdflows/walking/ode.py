@@ -1,8 +1,7 @@
-"""Walking: along a flow with an adaptive solver, or down the loss with gradient descent."""
+"""Along a flow with a solver for ordinary differential equations."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -10,12 +9,13 @@ import numpy as np
 import scipy.integrate
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from gdflows.errors import InputError, IntegrationError, NonFiniteError
-from gdflows.flows.base import Flow, check_lr
-from gdflows.objective import Objective
+from gdflows.errors import InputError, IntegrationError
+from gdflows.flows.base import Flow
 from gdflows.trajectory import Trajectory
+from gdflows.walking.progress import bar as progress_bar
+from gdflows.walking.solvers import FixedStep, fastest_rate, with_error
+from gdflows.walking.state import LeavesTheReals, State
 
 ADAPTIVE = ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
 FIXED = ("euler", "rk4")
@@ -117,17 +117,17 @@ def integrate(
 
     counts0 = dict(flow.objective.cost)
     theta0, companions0 = flow.start(theta0)
-    state = _State(flow, theta0, companions0)
+    state = State(flow, theta0, companions0)
     if atol is None:
         rms = float(torch.linalg.vector_norm(theta0)) / theta0.numel() ** 0.5
         atol = rtol / 3 * (rms or 1.0)
-    solver_class = _FixedStep if fixed else _with_error(getattr(scipy.integrate, method))
+    solver_class = FixedStep if fixed else with_error(getattr(scipy.integrate, method))
     start = state.pack(theta0, companions0)
     kinds = {"method": method, "step": step} if fixed else {"rtol": rtol, "atol": atol}
     state.strict = True  # at the start a non-finite value is the caller's mistake
     try:
         state(0.0, start)
-    except _LeavesTheReals:
+    except LeavesTheReals:
         start = state.widen(start)
         state(0.0, start)
     state.strict = False
@@ -163,14 +163,14 @@ def integrate(
 
     scale0 = 1.0 + float(np.linalg.norm(start))
     longest, collapsed = 0.0, 0
-    with _bar(t, progress, flow.label) as bar:
+    with progress_bar(t, progress, flow.label) as bar:
         while solver.status == "running":
             if wanted:  # land on a time asked for if it is no shorter than half a step away:
                 near = not fixed and wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
                 solver.t_bound = t if near else wanted[0]  # interpolation has no error control
             try:
                 solver.step()
-            except _LeavesTheReals:
+            except LeavesTheReals:
                 wide = state.widen(solver.y)
                 solver = solver_class(state, solver.t, wide, t, **kinds)
                 continue
@@ -210,7 +210,7 @@ def integrate(
             bar.update(min(float(solver.t), t) - bar.n)
 
             if state.evaluations > max_evaluations and solver.status == "running":
-                rate = _fastest_rate(state, solver.t, solver.y)
+                rate = fastest_rate(state, solver.t, solver.y)
                 if rate * solver.step_size > 2:
                     fail(
                         "stiffness",
@@ -226,144 +226,6 @@ def integrate(
                     "ask for a shorter time.",
                 )
     return partial()
-
-
-def descend(
-    objective: Objective,
-    theta0: Tensor,
-    lr: float,
-    steps: int,
-    *,
-    every: int = 1,
-    progress: bool | None = None,
-) -> Trajectory:
-    """Gradient descent θ ← θ − h ∇E(θ), the discrete original that every flow is held against.
-
-    Parameters
-    ----------
-    objective : Objective
-        The loss.
-    theta0 : Tensor
-        Start, shape ``(D,)``.
-    lr : float
-        The learning rate h.
-    steps : int
-        How many steps.
-    every : int
-        Keep every so-manieth state (and the last), to save memory with many parameters.
-    progress : bool, optional
-        Show a progress bar. By default only on a terminal, after two seconds.
-
-    Returns
-    -------
-    Trajectory
-        Times 0, h, 2h, …; ``steps + 1`` states if all are kept.
-
-    Raises
-    ------
-    IntegrationError
-        If the iterates run away until the loss or its gradient is no longer finite. Its
-        ``partial`` holds the steps before.
-    """
-    lr = check_lr(lr)
-    if steps < 0 or int(steps) != steps:
-        raise InputError(f"steps must be a whole number of at least 0, got {steps}.")
-    if every < 1:
-        raise InputError(f"every must be at least 1, got {every}.")
-    counts0 = dict(objective.cost)
-    theta = theta0.detach().clone()
-    kept, states = [0], [theta]
-
-    def trajectory() -> Trajectory:
-        counts = {k: n - counts0.get(k, 0) for k, n in objective.cost.items()}
-        return Trajectory(
-            times=torch.tensor(kept, dtype=torch.float64) * lr,
-            states=torch.stack(states),
-            label="GD",
-            cost={"steps": kept[-1], **counts},
-        )
-
-    with _bar(steps, progress, "GD", unit="step") as bar:
-        for k in range(1, steps + 1):
-            try:
-                theta = theta - lr * objective.grad(theta)
-            except NonFiniteError as e:
-                norm = float(torch.linalg.vector_norm(theta))
-                raise IntegrationError(
-                    f"Gradient descent at lr = {lr:g} could not go beyond step {k - 1} "
-                    f"(t = {(k - 1) * lr:.6g}, ‖θ‖ = {norm:.3g}): {e}",
-                    cause="non-finite",
-                    time=(k - 1) * lr,
-                    norm=norm,
-                    partial=trajectory(),
-                ) from e
-            if k % every == 0 or k == steps:
-                kept.append(k)
-                states.append(theta)
-            bar.update()
-    return trajectory()
-
-
-# -- inside --------------------------------------------------------------------------------------
-
-
-class _LeavesTheReals(Exception):
-    """The vector field is complex at a real state."""
-
-
-class _State:
-    """θ and its companions as one numpy vector, and the vector field on it."""
-
-    def __init__(self, flow: Flow, theta0: Tensor, companions0: dict[str, Tensor]):
-        self.flow, self.theta0 = flow, theta0
-        self.evaluations = 0
-        self.non_finite: str | None = None
-        self.strict = False
-        self.shapes = {n: (c.shape, c.dtype) for n, c in companions0.items()}
-
-    def pack(self, theta: Tensor, companions: dict[str, Tensor]) -> np.ndarray:
-        parts = [theta, *(companions[n] for n in self.shapes)]
-        wide = torch.complex128 if any(p.is_complex() for p in parts) else torch.float64
-        return torch.cat([p.detach().reshape(-1).to("cpu", wide) for p in parts]).numpy()
-
-    def unpack(self, y: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of ``(S,)`` or ``(T, S)``: tensors with the same leading axis."""
-        whole = torch.from_numpy(np.ascontiguousarray(y))
-        lead, at = whole.shape[:-1], self.theta0.numel()
-
-        def part(piece: Tensor, shape, dtype) -> Tensor:
-            if piece.is_complex() and not dtype.is_complex:
-                piece = piece.real
-            return piece.reshape(*lead, *shape).to(self.theta0.device, dtype)
-
-        theta = part(whole[..., :at], self.theta0.shape, self.theta0.dtype)
-        companions = {}
-        for name, (shape, dtype) in self.shapes.items():
-            n = int(np.prod(shape))
-            companions[name] = part(whole[..., at : at + n], shape, dtype)
-            at += n
-        return theta, companions
-
-    def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
-        self.evaluations += 1
-        theta, companions = self.unpack(y)
-        try:
-            rate = self.pack(*self.flow.field(theta, **companions))
-        except NonFiniteError as e:
-            if self.strict:
-                raise
-            # A trial step may leave the loss's domain; a NaN makes the solver try a shorter one.
-            self.non_finite = str(e)
-            return np.full_like(y, np.nan)
-        self.non_finite = None
-        if np.iscomplexobj(rate) and not np.iscomplexobj(y):
-            raise _LeavesTheReals
-        return rate
-
-    def widen(self, y: np.ndarray) -> np.ndarray:
-        """Let θ be complex from here on."""
-        self.theta0 = self.theta0.to(self.theta0.dtype.to_complex())
-        return y.astype(np.complex128)
 
 
 def _with_restarts(flow, theta0, t, times, period, *, max_evaluations, **settings) -> Trajectory:
@@ -424,68 +286,6 @@ def _join(pieces: list[tuple[float, Trajectory]], times: list[float] | None) -> 
     )
 
 
-def _with_error(base: type) -> type:
-    """A scipy solver that remembers the local error estimate of its last accepted step."""
-
-    class Solver(base):
-        _norm = None
-
-        def _estimate_error_norm(self, K, h, scale):
-            with np.errstate(invalid="ignore", divide="ignore"):  # a NaN: the step is rejected
-                self._norm = super()._estimate_error_norm(K, h, scale)
-            self._scale = scale
-            return self._norm
-
-        @property
-        def local_error(self) -> float | None:
-            # scipy's norm is the root mean square of error / scale; undo it.
-            return None if self._norm is None else float(self._norm * np.linalg.norm(self._scale))
-
-    return Solver
-
-
-class _FixedStep(scipy.integrate.OdeSolver):
-    """Euler's method and the classical Runge-Kutta method, behind scipy's interface."""
-
-    def __init__(self, fun, t0, y0, t_bound, *, method, step):
-        super().__init__(fun, t0, y0, t_bound, vectorized=False, support_complex=True)
-        self._method, self._length = method, step
-        self.local_error = None
-
-    def _step_impl(self):
-        left = self.t_bound - self.t
-        # Steps that would leave next to nothing of the way take it along.
-        whole = left <= self._length * (1 + 1e-9)
-        h, t, y = (left if whole else self._length), self.t, self.y
-        k1 = self.fun(t, y)
-        if self._method == "euler":
-            self.y = y + h * k1
-        else:
-            k2 = self.fun(t + h / 2, y + h / 2 * k1)
-            k3 = self.fun(t + h / 2, y + h / 2 * k2)
-            k4 = self.fun(t + h, y + h * k3)
-            self.y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        self.t = self.t_bound if whole else t + h
-        if not np.isfinite(self.y).all():
-            return False, "a value is not finite"
-        return True, None
-
-
-def _fastest_rate(state: _State, t: float, y: np.ndarray, iterations: int = 12) -> float:
-    """Spectral radius of the vector field's Jacobian, by power iteration on differences."""
-    f = state(t, y)
-    v = np.random.default_rng(0).standard_normal(len(y))
-    eps = 1e-6 * (1.0 + np.linalg.norm(y))
-    rate = 0.0
-    for _ in range(iterations):
-        norm = np.linalg.norm(v)
-        if not (np.isfinite(norm) and norm > 0):
-            break
-        v = (state(t, y + eps * v / norm) - f) / eps
-        rate = float(np.linalg.norm(v))
-    return rate if np.isfinite(rate) else 0.0
-
-
 def _check_times(times, t) -> tuple[list[float] | None, float]:
     if (times is None) == (t is None):
         raise InputError("Give either t (where to stop) or times (where to look), not both.")
@@ -497,17 +297,3 @@ def _check_times(times, t) -> tuple[list[float] | None, float]:
     if len(times) < 2 or times[0] != 0 or np.any(np.diff(times) <= 0):
         raise InputError("times must increase from 0 and hold at least two entries.")
     return times, times[-1]
-
-
-def _bar(total: float, progress: bool | None, label: str, unit: str = "t"):
-    # Unasked only on a terminal: a notebook's bar would be left behind as an output.
-    show = sys.stderr.isatty() if progress is None else progress
-    return tqdm(
-        total=total,
-        desc=label,
-        unit=unit,
-        delay=0 if progress else 2,
-        disable=not show,
-        leave=bool(progress),
-        bar_format="{l_bar}{bar}| {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
-    )

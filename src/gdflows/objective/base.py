@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
+from gdflows.objective.derivatives import derivative, pull, pull_all, twice_differentiable
 
 LARGEST_DENSE = 20_000  # a float64 Hessian of this size takes 3.2 GB
 
@@ -130,6 +131,8 @@ class Objective:
             If the module has no trainable parameters, mixes dtypes or devices, or cannot be
             evaluated in chunks.
         """
+        from gdflows.objective.module import FlatModule
+
         return FlatModule(model, loss, data, chunk=chunk, reduction=reduction, shard=shard)
 
     # -- derivatives ---------------------------------------------------------------------------
@@ -166,7 +169,7 @@ class Objective:
             x = theta.detach().clone().requires_grad_()
             e = self._evaluate(term, x)
             value = value + e.detach()
-            grad += _derivative(e, x, graph=theta.is_complex()).detach()
+            grad += derivative(e, x, graph=theta.is_complex()).detach()
         value, grad = self._joined(value), self._joined(grad)
         self._finite(value, "loss", theta)
         return value, self._finite(grad, "gradient", theta)
@@ -194,7 +197,7 @@ class Objective:
         for term in self.terms:
             x, g = self._gradient_graph(term, theta)
             for i, w in enumerate(vectors):
-                out[i] += _pull(g, w, x).detach()
+                out[i] += pull(g, w, x).detach()
         out = self._joined(out)
         self._finite(out, "Hessian-vector product", theta)
         return out.reshape(v.shape)
@@ -226,7 +229,7 @@ class Objective:
         out = torch.zeros_like(theta)
         for term in self.terms:
             x, g = self._gradient_graph(term, theta)
-            out += _pull_all(g, vectors, x)
+            out += pull_all(g, vectors, x)
         return self._finite(self._joined(out), f"derivative of order {len(vectors) + 1}", theta)
 
     def hessian(self, theta: Tensor) -> Tensor:
@@ -322,7 +325,7 @@ class Objective:
 
     def _gradient_graph(self, term: Callable, theta: Tensor) -> tuple[Tensor, Tensor]:
         x = theta.detach().clone().requires_grad_()
-        return x, self._second(_derivative(self._evaluate(term, x), x, graph=True))
+        return x, self._second(derivative(self._evaluate(term, x), x, graph=True))
 
     def _second(self, g: Tensor) -> Tensor:
         """The gradient, once it is seen that torch can differentiate it."""
@@ -375,7 +378,7 @@ class Point:
             objective._count["gradients"] += 1
             x = self.theta.clone().requires_grad_()
             e = objective._evaluate(objective.terms[0], x)
-            g = objective._second(_derivative(e, x, graph=True))
+            g = objective._second(derivative(e, x, graph=True))
             self._graph = x, g
             # Cloned, since a sum over processes is made in place and the graph needs its own.
             value, grad = (objective._joined(part.detach().clone()) for part in (e, g))
@@ -391,7 +394,7 @@ class Point:
         vectors = self.objective._vectors(self.theta, v, "v")
         x, g = self._graph
         self.objective._count["hvps"] += len(vectors)
-        out = self.objective._joined(torch.stack([_pull(g, w, x).detach() for w in vectors]))
+        out = self.objective._joined(torch.stack([pull(g, w, x).detach() for w in vectors]))
         return self.objective._finite(out, "Hessian-vector product", self.theta).reshape(v.shape)
 
     def third(self, u: Tensor, v: Tensor) -> Tensor:
@@ -408,249 +411,5 @@ class Point:
         ]
         x, g = self._graph
         objective._count_contraction(len(vectors))
-        out = objective._joined(_pull_all(g, vectors, x))
+        out = objective._joined(pull_all(g, vectors, x))
         return objective._finite(out, f"derivative of order {len(vectors) + 1}", self.theta)
-
-
-def twice_differentiable(grads: Sequence[Tensor]) -> bool:
-    """Whether torch can differentiate these gradients completely.
-
-    Behind a function that is differentiable once only torch puts a node that raises an error. But
-    a derivative with respect to given inputs never visits it: it is just left out.
-    """
-    seen, waiting = set(), [g.grad_fn for g in grads]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "torch::autograd::Error":
-            return False
-        seen.add(node)
-        waiting.extend(after for after, _ in node.next_functions)
-    return True
-
-
-def _derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
-    """E'(x), with a graph to differentiate again if asked.
-
-    For complex x, torch's gradient of the real function Re E is the conjugate of the complex
-    derivative of a holomorphic E. Whether E is holomorphic is seen from Im E, whose torch
-    gradient must be i times that of Re E (Cauchy-Riemann).
-    """
-    if not e.requires_grad:  # the loss does not depend on x (a constant)
-        return torch.zeros_like(x) + 0 * x
-    if not x.is_complex():
-        (g,) = torch.autograd.grad(e, x, create_graph=graph)
-        return g
-    (g,) = torch.autograd.grad(e.real, x, create_graph=graph, retain_graph=True)
-    (other,) = torch.autograd.grad(e.imag, x, retain_graph=graph)
-    scale = g.detach().abs().max() + other.abs().max()
-    gap = (other - 1j * g.detach()).abs().max()
-    if gap > 1e3 * torch.finfo(x.dtype).eps ** 0.75 * scale:
-        raise InputError(
-            "The loss is not holomorphic, so its derivatives at a complex theta mean nothing: "
-            f"the Cauchy-Riemann equations fail by {gap / scale:.1e} of the gradient. "
-            "Look for abs, conj, .real or a kernel written for real numbers."
-        )
-    return g.conj().resolve_conj()
-
-
-def _pull(g: Tensor, v: Tensor, x: Tensor, graph: bool = False) -> Tensor:
-    """d(g·v)/dx with v held fixed: from a gradient's graph a Hessian-vector product."""
-    if not g.requires_grad:  # g does not depend on x: a linear function
-        return torch.zeros_like(x) + 0 * x
-    s = torch.sum(g * v)  # no conjugate: the complex derivative is C-linear
-    if not x.is_complex():
-        (out,) = torch.autograd.grad(
-            s, x, retain_graph=True, create_graph=graph, materialize_grads=True
-        )
-        return out
-    (out,) = torch.autograd.grad(
-        s.real, x, retain_graph=True, create_graph=graph, materialize_grads=True
-    )
-    return out.conj().resolve_conj()
-
-
-def _pull_all(g: Tensor, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The gradient g differentiated along one vector after another."""
-    for i, v in enumerate(vectors):
-        g = _pull(g, v, x, graph=i + 1 < len(vectors))
-    return g.detach()
-
-
-class FlatModule(Objective):
-    """The loss of a torch module on fixed data: see :meth:`gdflows.Objective.from_module`.
-
-    Attributes
-    ----------
-    names : list of str
-        The parameters, in the order in which θ holds them.
-    shapes : list of torch.Size
-        Their shapes.
-    """
-
-    def __init__(self, model, loss, data, *, chunk=None, reduction=None, shard=False):
-        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        if not parameters:
-            raise InputError(
-                f"{type(model).__name__} has no trainable parameters: nothing to differentiate. "
-                "Check requires_grad."
-            )
-        for attribute in ("dtype", "device"):
-            found = {str(getattr(p, attribute)) for p in parameters.values()}
-            if len(found) > 1:
-                raise InputError(
-                    f"The parameters of {type(model).__name__} mix {attribute}s "
-                    f"({', '.join(sorted(found))}): one flat vector needs one {attribute}."
-                )
-        x, y = data
-        first = next(iter(parameters.values()))
-        for name, part in (("x", x), ("y", y)):
-            if part.device != first.device:
-                raise InputError(
-                    f"The data's {name} is on {part.device}, the model on {first.device}: "
-                    f"move one with .to({str(first.device)!r})."
-                )
-        if x.is_floating_point() and x.dtype != first.dtype:
-            raise InputError(
-                f"The data's x is {x.dtype}, the model's parameters are {first.dtype}: "
-                "convert one of them, e.g. model.to(x.dtype)."
-            )
-        if len(x) != len(y):
-            raise InputError(f"x has {len(x)} samples, y {len(y)}.")
-        if len(x) == 0:
-            raise InputError("The data set is empty.")
-
-        self.model, self.loss, self.data = model, loss, (x, y)
-        self.names = list(parameters)
-        self.shapes = [p.shape for p in parameters.values()]
-        self._numels = [p.numel() for p in parameters.values()]
-        # Every place that holds a trainable parameter. A parameter shared between modules has
-        # several; a module used twice has one (functional_call's own tie_weights would swap it
-        # in twice and leave a stranger behind).
-        canonical = {id(p): n for n, p in parameters.items()}
-        self._slots = {
-            slot: canonical[id(p)] for slot, p in _slots(model, "_parameters") if id(p) in canonical
-        }
-        dim = sum(self._numels)
-        theta0 = torch.cat([p.detach().reshape(-1) for p in parameters.values()]).clone()
-
-        whole, shard = len(x), shard and parallel.size() > 1
-        if shard:
-            x, y = parallel.share(x), parallel.share(y)
-        if chunk is not None and chunk < 1:
-            raise InputError(f"chunk must be at least 1, got {chunk}.")
-        chunk = min(chunk or len(x), len(x))
-        if chunk == whole:
-            terms = [self._term(x, y, 1.0)]
-        else:
-            reduction = reduction or getattr(loss, "reduction", "mean")
-            self._chunkable(reduction)
-            weight = {"mean": lambda n: n / whole, "sum": lambda n: 1.0}[reduction]
-            pairs = zip(x.split(chunk), y.split(chunk), strict=True)
-            terms = [self._term(a, b, weight(len(a))) for a, b in pairs]
-        self._setup(terms, dim, theta0)
-        self.shared = shard
-
-    def batch(self, size: int, generator: torch.Generator) -> FlatModule:
-        """The loss of the same module on some of its samples, drawn without replacement.
-
-        Parameters
-        ----------
-        size : int
-            How many.
-        generator : torch.Generator
-            On the CPU.
-        """
-        x, y = self.data
-        if not 1 <= size <= len(x):
-            raise InputError(f"A batch of {size} cannot be drawn from {len(x)} samples.")
-        drawn = torch.randperm(len(x), generator=generator)[:size].to(x.device)
-        return FlatModule(self.model, self.loss, (x[drawn], y[drawn]))
-
-    def _chunkable(self, reduction: str) -> None:
-        if reduction not in ("mean", "sum"):
-            raise InputError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
-        if getattr(self.loss, "weight", None) is not None and reduction == "mean":
-            raise InputError(
-                "A mean weighted by class cannot be added up from chunks: "
-                "leave chunk out, or use reduction='sum'."
-            )
-        coupling = [
-            n
-            for n, m in self.model.named_modules()
-            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training
-        ]
-        if coupling:
-            raise InputError(
-                f"Batch normalisation in training mode ({coupling[0]}) couples all samples, so a "
-                "loss in chunks is a different function. Leave chunk out, call model.eval(), or "
-                "use group normalisation."
-            )
-
-    def _term(self, x: Tensor, y: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
-        def term(theta: Tensor) -> Tensor:
-            # Cloned, since BatchNorm in training mode writes to its buffers on every call.
-            buffers = {n: b.clone() for n, b in _slots(self.model, "_buffers")}
-            inputs = x
-            if theta.is_complex():  # torch multiplies no real matrix with a complex one
-                inputs = x.to(theta.dtype) if x.is_floating_point() else x
-                buffers = {
-                    n: b.to(theta.dtype) if b.is_floating_point() else b for n, b in buffers.items()
-                }
-            named = self.unflatten(theta)
-            parameters = {slot: named[name] for slot, name in self._slots.items()}
-            try:
-                out = torch.func.functional_call(
-                    self.model, {**parameters, **buffers}, (inputs,), tie_weights=False
-                )
-                e = self.loss(out, y)
-            except (NotImplementedError, RuntimeError) as error:
-                if not theta.is_complex() or isinstance(error, torch.OutOfMemoryError):
-                    raise
-                raise InputError(
-                    f"The model or its loss does not take complex parameters ({error}). Use "
-                    "gdflows.problems.squared_error or cross_entropy as the loss, and layers "
-                    "that have a complex form, such as torch.nn.Linear and torch.nn.Tanh."
-                ) from error
-            return e if weight == 1.0 else weight * e
-
-        return term
-
-    def _check(self, theta: Tensor, name: str = "theta") -> None:
-        super()._check(theta, name)
-        if theta.device != self.theta0.device:
-            raise InputError(
-                f"{name} is on {theta.device}, the model on {self.theta0.device}: move one of them."
-            )
-        if theta.dtype not in (self.theta0.dtype, self.theta0.dtype.to_complex()):
-            raise InputError(
-                f"{name} is {theta.dtype}, the model's parameters are {self.theta0.dtype}: "
-                "convert one of them, e.g. build the objective from model.double()."
-            )
-
-    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        """The flat vector as the module's parameters by name (views of it)."""
-        parts = theta.split(self._numels)
-        named = zip(self.names, parts, self.shapes, strict=True)
-        return {n: p.view(s) for n, p, s in named}
-
-    def write(self, theta: Tensor) -> None:
-        """Copy θ into the module's own parameters, in place."""
-        self._check(theta)
-        if theta.is_complex():
-            raise InputError("A module holds real parameters: write theta.real.")
-        own = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, value in self.unflatten(theta).items():
-                own[name].copy_(value)
-
-
-def _slots(model: torch.nn.Module, kind: str) -> list[tuple[str, Tensor]]:
-    """Each place in the module tree that holds a tensor, once: (full name, tensor)."""
-    return [
-        (f"{prefix}.{name}" if prefix else name, tensor)
-        for prefix, module in model.named_modules()
-        for name, tensor in getattr(module, kind).items()
-        if tensor is not None
-    ]

@@ -1,0 +1,76 @@
+"""Derivatives of a scalar by torch's graph: of real losses, and of holomorphic complex ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gdflows.errors import InputError
+
+
+def twice_differentiable(grads: Sequence[Tensor]) -> bool:
+    """Whether torch can differentiate these gradients completely.
+
+    Behind a function that is differentiable once only torch puts a node that raises an error. But
+    a derivative with respect to given inputs never visits it: it is just left out.
+    """
+    seen, waiting = set(), [g.grad_fn for g in grads]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return False
+        seen.add(node)
+        waiting.extend(after for after, _ in node.next_functions)
+    return True
+
+
+def derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
+    """E'(x), with a graph to differentiate again if asked.
+
+    For complex x, torch's gradient of the real function Re E is the conjugate of the complex
+    derivative of a holomorphic E. Whether E is holomorphic is seen from Im E, whose torch
+    gradient must be i times that of Re E (Cauchy-Riemann).
+    """
+    if not e.requires_grad:  # the loss does not depend on x (a constant)
+        return torch.zeros_like(x) + 0 * x
+    if not x.is_complex():
+        (g,) = torch.autograd.grad(e, x, create_graph=graph)
+        return g
+    (g,) = torch.autograd.grad(e.real, x, create_graph=graph, retain_graph=True)
+    (other,) = torch.autograd.grad(e.imag, x, retain_graph=graph)
+    scale = g.detach().abs().max() + other.abs().max()
+    gap = (other - 1j * g.detach()).abs().max()
+    if gap > 1e3 * torch.finfo(x.dtype).eps ** 0.75 * scale:
+        raise InputError(
+            "The loss is not holomorphic, so its derivatives at a complex theta mean nothing: "
+            f"the Cauchy-Riemann equations fail by {gap / scale:.1e} of the gradient. "
+            "Look for abs, conj, .real or a kernel written for real numbers."
+        )
+    return g.conj().resolve_conj()
+
+
+def pull(g: Tensor, v: Tensor, x: Tensor, graph: bool = False) -> Tensor:
+    """d(g·v)/dx with v held fixed: from a gradient's graph a Hessian-vector product."""
+    if not g.requires_grad:  # g does not depend on x: a linear function
+        return torch.zeros_like(x) + 0 * x
+    s = torch.sum(g * v)  # no conjugate: the complex derivative is C-linear
+    if not x.is_complex():
+        (out,) = torch.autograd.grad(
+            s, x, retain_graph=True, create_graph=graph, materialize_grads=True
+        )
+        return out
+    (out,) = torch.autograd.grad(
+        s.real, x, retain_graph=True, create_graph=graph, materialize_grads=True
+    )
+    return out.conj().resolve_conj()
+
+
+def pull_all(g: Tensor, vectors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The gradient g differentiated along one vector after another."""
+    for i, v in enumerate(vectors):
+        g = pull(g, v, x, graph=i + 1 < len(vectors))
+    return g.detach()
