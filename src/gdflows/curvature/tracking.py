@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gdflows.checks import number, whole
 from gdflows.curvature.eigen import (
-    DENSE,
     Eigenpairs,
     cold,
-    extreme_eigenpairs,
     pairs_of,
+    require_real,
     scaled_product,
+    whole_spectrum,
 )
 from gdflows.curvature.subspace import Solved, Space, improve
+from gdflows.curvature.units import double
 from gdflows.errors import InputError
 from gdflows.objective import Objective, Point
 
@@ -25,6 +27,7 @@ SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be t
 LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
 NEAR = 0.05  # a guard this close (relatively) below the k-th is computed anew at each point,
 SELDOM = 5  # and any other one so often
+DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
 LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
 
 
@@ -90,12 +93,8 @@ class Tracker:
         guards: int = 3,
         check_every: int = 50,
     ):
-        if k < 1:
-            raise InputError(f"k must be at least 1, got {k}.")
-        if not tol > 0:
-            raise InputError(f"tol must be positive, got {tol}.")
-        if guards < 1 or check_every < 1:
-            raise InputError("guards and check_every must be at least 1.")
+        k, tol = whole(k, "k"), number(tol, "tol", positive=True)
+        guards, check_every = whole(guards, "guards"), whole(check_every, "check_every")
         self.objective, self.k, self.tol = objective, k, tol
         self.guards, self.check_every = guards, check_every
         self._past: list[Space] = []  # the last two, latest last
@@ -120,33 +119,39 @@ class Tracker:
         point = theta if isinstance(theta, Point) else self.objective.at(theta)
         if point.objective is not self.objective:
             raise InputError("This point belongs to another objective than the tracker.")
-        if point.theta.numel() <= max(DENSE, self.k + self.guards):
-            k = min(self.k + 1, point.theta.numel())
-            pairs = extreme_eigenpairs(point, k, "LA", self.tol, scale=scale)
-            following = float(pairs.values[-1]) if k > self.k else -math.inf
-            first = {n: v[: self.k] for n, v in vars(pairs).items() if n != "hvps"}
-            return Tracked(**first, hvps=pairs.hvps, since_check=0, following=following)
+        theta, keep = require_real(point.theta), self.k + self.guards
+        if theta.numel() < self.k:
+            raise InputError(f"{self.k} eigenvalues of {theta.numel()} parameters are too many.")
         product = scaled_product(point, scale)
+        if theta.numel() <= DENSE * keep:
+            solved = whole_spectrum(product, theta)
+            values = solved.values
+            following = float(values[self.k]) if len(values) > self.k else -math.inf
+            pairs = pairs_of(solved, self.k, 1, theta)
+            return Tracked(**vars(pairs), since_check=0, following=following)
         since = self._updates % self.check_every
         self._updates += 1
-        if not self._past:
-            known = None
-            solved = cold(product, point, self.k, self.tol, keep=self.k + self.guards)
+        known = self._precursor() if self._past else None
+        if known is None or len(known.rows) < self.k:
+            solved, since = cold(product, point, self.k, self.tol, keep=keep), 0
         else:
-            known = self._precursor()
             near = float(known.rows[self.k - 1] @ known.images[self.k - 1]) * (1 - NEAR)
             watch = self._guard[0] != self.k or self._guard[1] > near or since % SELDOM == 0
-            tol = torch.full((self.k + watch,), self.tol / SAFETY, dtype=torch.float64)
+            watch = watch and len(known.rows) > self.k
+            tol = torch.full(
+                (self.k + watch,), self.tol / SAFETY, dtype=torch.float64, device="cpu"
+            )
             tol[self.k :] *= LOOSER
             solved = improve(product, known, self.k + watch, tol)
             if since == 0:
                 solved = self._checked(product, point, solved)
         self._keep(solved, known)
-        pairs = pairs_of(solved, self.k, 1, point.theta)
+        pairs = pairs_of(solved, self.k, 1, theta)
         kept = solved.kept
         if len(kept.rows) > self.k:
             self._guard = self.k, float(torch.dot(kept.rows[self.k], kept.images[self.k]))
-        return Tracked(**vars(pairs), since_check=since, following=self._guard[1])
+        following = self._guard[1] if self._guard[0] == self.k else -math.inf
+        return Tracked(**vars(pairs), since_check=since, following=following)
 
     def state_dict(self) -> dict:
         """Everything that the next update depends on."""
@@ -180,7 +185,7 @@ class Tracker:
         if known is not None:
             n = len(space.rows)
             space = space.join(known.without(space, LEAST))
-            projected = (space.rows @ space.images.T).double()
+            projected = double(space.rows @ space.images.T)
             # Between new and old vectors the new images know better.
             projected[n:, :n] = projected[:n, n:].T
             _, columns = torch.linalg.eigh((projected + projected.T) / 2)
