@@ -152,7 +152,14 @@ def scaled_product(point: Point, scale: Tensor | None, sign: int = 1) -> Operato
 
 
 def cold(
-    product: Operator, point: Point, k: int, tol: float, *, keep: int | None = None, seed: int = 0
+    product: Operator,
+    point: Point,
+    k: int,
+    tol: float,
+    *,
+    keep: int | None = None,
+    strict: bool = False,
+    seed: int = 0,
 ) -> Solved:
     """A search for the top that knows nothing but the gradient."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -161,7 +168,7 @@ def cold(
     gradient, size = unit_vector(point.grad)
     if size > 0:
         start = start + gradient
-    return largest(product, start, k, tol, keep=keep)
+    return largest(product, start, k, tol, keep=keep, strict=strict)
 
 
 def pairs_of(solved: Solved, k: int, sign: int, theta: Tensor) -> Eigenpairs:

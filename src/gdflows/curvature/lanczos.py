@@ -12,9 +12,9 @@ from gdflows.curvature.units import Operator, alike
 from gdflows.errors import ConvergenceError
 
 NARROW = 0.02  # relative gap between neighbouring eigenvalues that a first search reckons with
-STALLED = 0.7  # a residual that shrinks by less in a step may be that of two eigenvalues at once
 SEEDS = 10**6  # of further starts; those of first ones are below
 UNLIKELY = 0.01  # a random vector holds so little of a given direction in one of 125 cases
+REPEATED = 0.05  # and so little in one of 25: for a look that is repeated from time to time
 
 
 def largest(
@@ -24,6 +24,7 @@ def largest(
     tol: float,
     *,
     keep: int | None = None,
+    strict: bool = False,
     most: int = 1000,
 ) -> Solved:
     """The k largest eigenvalues of a symmetric operator, from one vector.
@@ -41,6 +42,9 @@ def largest(
         ten-thousandth of the operator's norm.
     keep : int, optional
         Ritz vectors to return; default k.
+    strict : bool
+        Ask the residuals to be below the accuracy too, so that two eigenvalues closer together
+        than the square root of ``tol * NARROW`` are not taken for one between them.
     most : int
         Products to spend.
 
@@ -72,8 +76,10 @@ def largest(
         gaps = np.minimum(wanted - lowest, NARROW * np.abs(wanted))
         errors = norms**2 / np.maximum(gaps, tol * scale) / scale
         done = len(wanted) == k and (errors < tol).all()
+        if strict:
+            done = done and (norms < tol * scale).all()
         which = -1
-        if probe is not None and probe.found(space, wanted):
+        if probe is not None and (wanted[-1] > probe.level or probe.found(space)):
             probe, seen = None, False
         elif probe is not None:
             seen = seen or probe.nothing(space)
@@ -111,17 +117,19 @@ class _Probe:
     Parameters
     ----------
     space : Krylov
-        Converged; the next dimension will be the first of the look.
+        The next dimension will be the first of the look.
     smallest, margin : float
-        The k-th eigenvalue found, and how far above it another one would matter.
+        The k-th eigenvalue found, and how far above it another one would matter; in units of the
+        operator.
     """
 
-    def __init__(self, space: Krylov, smallest: float, margin: float):
+    def __init__(self, space: Krylov, smallest: float, margin: float, unlikely: float = UNLIKELY):
         self.first, self.level, self.margin = space.m, smallest + margin, margin
+        self.unlikely = unlikely
 
-    def found(self, space: Krylov, wanted: np.ndarray) -> bool:
+    def found(self, space: Krylov) -> bool:
         """Whether something larger than the k-th eigenvalue has turned up."""
-        return wanted[-1] > self.level or self._top(space)[0] > self.level
+        return self._top(space)[0] > self.level
 
     def nothing(self, space: Krylov) -> bool:
         """Whether nothing larger can be there any more, but by a rare accident."""
@@ -130,11 +138,11 @@ class _Probe:
         if not space.leads or (space.leads[-1].origin or 0) < self.first:
             return True  # the look has seen all that there is
         top, norm = self._top(space)
-        if norm < self.margin and top + norm < self.level:
-            return True
+        if top > self.level - 2 * self.margin and norm < self.margin:
+            return True  # it has met another copy of the k-th
         block = space.small[self.first :, self.first :]
         room = largest_mass(np.diagonal(block), np.diagonal(block, 1), self.level)
-        return room < UNLIKELY**2 / (space.basis.shape[1] - self.first)
+        return room < self.unlikely**2 / (space.basis.shape[1] - self.first)
 
     def _top(self, space: Krylov) -> tuple[float, float]:
         if space.m == self.first:
@@ -142,6 +150,53 @@ class _Probe:
         values, vectors = np.linalg.eigh(space.small[self.first :, self.first :])
         last = space.leads[-1].length if space.leads else 0.0
         return values[-1], last * abs(vectors[-1, -1])
+
+
+def hidden(
+    product: Operator, known: Tensor, smallest: float, margin: float, seed: int, most: int = 1000
+) -> tuple[bool, int]:
+    """Whether a symmetric operator has a large eigenvalue beside known eigenvectors.
+
+    Parameters
+    ----------
+    product : Operator
+        On one vector ``(D,)``.
+    known : Tensor
+        Orthonormal rows, ``(n, D)``.
+    smallest, margin : float
+        What is looked for: an eigenvalue above ``smallest + margin``.
+    seed : int
+        Of the random vector that is looked from.
+    most : int
+        Products to spend.
+
+    Returns
+    -------
+    bool, int
+        The answer, a wrong "no" with probability 0.04 at most, and the products spent.
+    """
+
+    def beside(v: Tensor) -> Tensor:
+        w = product(v)
+        return w - (known @ w) @ known
+
+    generator = torch.Generator(device="cpu").manual_seed(SEEDS + seed)
+    start = torch.randn(known.shape[1], generator=generator, dtype=torch.float64, device="cpu")
+    start = alike(start, known)
+    if len(known) == known.shape[1]:
+        return False, 0
+    for _ in range(2):
+        start = start - (known @ start) @ known
+    space = Krylov(Operator(beside), start)
+    space.grow()
+    unit = product.unit * space.product.unit
+    probe = _Probe(space, smallest / unit, margin / unit, REPEATED)
+    probe.first = 0
+    while space.m < most and not probe.found(space):
+        if probe.nothing(space):
+            return False, space.m
+        space.grow()
+    return True, space.m
 
 
 def _random(space: Krylov, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from gdflows.curvature.eigen import (
     scaled_product,
     whole_spectrum,
 )
+from gdflows.curvature.lanczos import hidden
 from gdflows.curvature.subspace import Solved, Space, improve
-from gdflows.curvature.units import double
+from gdflows.curvature.units import Operator, double
 from gdflows.errors import InputError
 from gdflows.objective import Objective, Point
 
@@ -40,11 +41,12 @@ class Tracked(Eigenpairs):
     values, vectors, residuals, hvps
         As in :class:`Eigenpairs`; ``hvps`` were spent on this update, checks included.
     since_check : int
-        Updates since the last cold check, which started from a random vector and would have
-        found a larger eigenvalue; 0 if this one was checked.
+        Updates since the last check, which started from a random vector and would have found a
+        larger eigenvalue; 0 if this one was checked.
     following : float
         An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
-        it is far from the k-th it is renewed at every fifth update only.
+        it is far from the k-th it is renewed at every fifth update only. With k = 1, a second
+        copy of the first is seen once k has been 2.
     """
 
     since_check: int
@@ -73,7 +75,14 @@ class Tracker:
         Further eigenvectors kept. If several eigenvalues lie close below the k-th, more guards
         keep them apart.
     check_every : int
-        Updates between two cold checks.
+        Updates between two checks: looks from a random vector at what lies beside the
+        eigenvectors that are followed, which end when nothing larger can be hidden there (but
+        with probability 0.04).
+
+    Notes
+    -----
+    An eigenvalue that occurs more than once is followed as often. Where there are no more than
+    four parameters to each vector kept, every update computes the whole Hessian.
 
     Examples
     --------
@@ -115,6 +124,14 @@ class Tracker:
         Returns
         -------
         Tracked
+
+        Raises
+        ------
+        InputError
+            For a point of another objective, with fewer than k parameters, a complex one, or
+            one in half precision.
+        ConvergenceError, NonFiniteError
+            As in :func:`top_eigenpairs`.
         """
         point = theta if isinstance(theta, Point) else self.objective.at(theta)
         if point.objective is not self.objective:
@@ -133,7 +150,8 @@ class Tracker:
         self._updates += 1
         known = self._precursor() if self._past else None
         if known is None or len(known.rows) < self.k:
-            solved, since = cold(product, point, self.k, self.tol, keep=keep), 0
+            solved = cold(product, point, self.k, self.tol, keep=keep, strict=True)
+            since = 0
         else:
             near = float(known.rows[self.k - 1] @ known.images[self.k - 1]) * (1 - NEAR)
             watch = self._guard[0] != self.k or self._guard[1] > near or since % SELDOM == 0
@@ -169,15 +187,22 @@ class Tracker:
         nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]
         return self._past[-1 if nearer else -2]
 
-    def _checked(self, product, point: Point, solved: Solved) -> Solved:
-        """The better of two, once one has been sought from a random start."""
-        keep = self.k + self.guards
-        fresh = cold(product, point, self.k, self.tol, keep=keep, seed=self._updates)
-        values = solved.values[: self.k]
-        missed = fresh.values > values + self.tol * values.abs()
-        better = fresh if bool(missed.any()) else solved
-        spent = solved.products + fresh.products
-        return Solved(**(vars(better) | {"products": spent}))
+    def _checked(self, product: Operator, point: Point, solved: Solved) -> Solved:
+        """The same, or the better of two once a random look has met something larger."""
+        smallest = float(solved.values[self.k - 1])
+        margin = self.tol * max(abs(smallest), 1e-4 * solved.norm)
+        missed, spent = hidden(product, solved.kept.rows, smallest, margin, self._updates)
+        spent += solved.products
+        if missed:
+            keep = self.k + self.guards
+            fresh = cold(
+                product, point, self.k, self.tol, keep=keep, strict=True, seed=self._updates
+            )
+            spent += fresh.products
+            values = solved.values[: self.k]
+            if bool((fresh.values > values + self.tol * values.abs()).any()):
+                solved = fresh
+        return replace(solved, products=spent)
 
     def _keep(self, solved: Solved, known: Space | None) -> None:
         """The best vectors of what was just computed and of what was known."""
