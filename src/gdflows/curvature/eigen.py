@@ -88,7 +88,9 @@ def top_eigenpairs(
     from the gradient and a random vector in equal parts: the gradient leans towards the top
     eigenvectors, the random part makes sure that none is missed by symmetry. An eigenvalue that
     occurs more than once is found as often, if k > 1: the search then goes on from further random
-    vectors until none can be hidden (but with probability 0.01), for some five products more.
+    vectors until none can be hidden (but with probability 0.01), for some ten products more. With
+    k = 1 it stops early: two eigenvalues closer together than a relative :math:`\sqrt{0.02\,tol}`
+    may be taken for one between them.
 
     References
     ----------

@@ -125,6 +125,8 @@ def function_at(
     (v,) = point.objective._vectors(point.theta, v, "v")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    if not callable(phi):
+        raise InputError(f"phi must be a function of an array, got {type(phi).__name__}.")
     tol, max_hvps = number(tol, "tol", positive=True), whole(max_hvps, "max_hvps")
     require_precise(point.theta)
     v, size = unit_vector(v)

@@ -109,7 +109,7 @@ class Tracker:
         self._past: list[Space] = []  # the last two, latest last
         self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
         self._updates = 0
-        self._guard = (0, math.inf)  # k, and the eigenvalue after the k-th, when last computed
+        self._guard = (0, -math.inf)  # k, and the eigenvalue after the k-th, when last computed
 
     def update(self, theta: Tensor | Point, *, scale: Tensor | None = None) -> Tracked:
         """The eigenpairs at the next point of the path.

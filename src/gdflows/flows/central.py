@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows.checks import number
 from gdflows.curvature import Tracker
-from gdflows.errors import ConvergenceError, InputError
+from gdflows.errors import ConvergenceError
 from gdflows.flows.base import Flow
 from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
@@ -83,13 +84,12 @@ class CentralFlow(Flow):
 
     def __init__(self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6):
         super().__init__(objective, lr)
-        if not horizon > 0:
-            raise InputError(f"horizon must be positive, got {horizon}.")
-        self.horizon = horizon
-        self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY)
+        self.horizon = number(horizon, "horizon", positive=True)
+        # Two, so that a double eigenvalue is seen as two from the beginning.
+        self._tracker = Tracker(objective, 2, tol=tol, check_every=CHECK_EVERY)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        self._tracker = Tracker(self.objective, tol=self._tracker.tol, check_every=CHECK_EVERY)
+        self._tracker = Tracker(self.objective, 2, tol=self._tracker.tol, check_every=CHECK_EVERY)
         return super().start(theta)
 
     def vector_field(self, theta: Tensor) -> Tensor:
@@ -136,6 +136,7 @@ class CentralFlow(Flow):
 
     def _critical(self, point: Point) -> tuple[Tensor, Tensor]:
         close, tracker = 2 * (1 - MARGIN) / self.lr, self._tracker
+        tracker.k = min(tracker.k, point.theta.numel())
         while True:
             pairs = tracker.update(point)
             if pairs.following <= close:
