@@ -297,7 +297,7 @@ def takes_target(loss: Callable) -> bool:
 
 def own_loss(out):
     """The loss in what a model returned that computes its own."""
-    if isinstance(out, Tensor):
+    if isinstance(out, Tensor) and out.numel() == 1:
         return out
     if isinstance(out, Mapping) and isinstance(out.get("loss"), Tensor):
         return out["loss"]
