@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.checks import number, whole
+from gdflows.arguments import number, whole
 from gdflows.curvature.eigen import require_real, scaled_product
 from gdflows.curvature.krylov import Krylov
 from gdflows.curvature.units import alike, double

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gdflows.checks import number, whole
+from gdflows.arguments import number, whole
 from gdflows.curvature.lanczos import largest
 from gdflows.curvature.subspace import Solved, Space
-from gdflows.curvature.units import USUAL, Operator, alike, double, narrow, power, unit_vector
+from gdflows.curvature.units import USUAL, Operator, alike, double, narrow
 from gdflows.errors import InputError
+from gdflows.lengths import power, unit_vector
 from gdflows.objective import Objective, Point
 
 DENSE = 200  # up to here a full eigendecomposition is quicker than any iteration

@@ -10,11 +10,12 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from gdflows.checks import number, whole
+from gdflows.arguments import number, whole
 from gdflows.curvature.eigen import require_precise
 from gdflows.curvature.krylov import Krylov
-from gdflows.curvature.units import Operator, double, narrow, unit_vector
+from gdflows.curvature.units import Operator, double, narrow
 from gdflows.errors import ConvergenceError, InputError, NonFiniteError, SingularityError
+from gdflows.lengths import unit_vector
 from gdflows.objective import LARGEST_DENSE, Objective, Point
 
 DENSE = 32  # up to here the whole Hessian is quicker than a Krylov space

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.curvature.units import Operator, alike, double, unit_vector
+from gdflows.curvature.units import Operator, alike, double
 from gdflows.errors import NonFiniteError
+from gdflows.lengths import unit_vector
 
 
 @dataclass(eq=False)

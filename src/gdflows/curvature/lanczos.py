@@ -104,7 +104,7 @@ def largest(
         values, columns = values[::-1], columns[:, ::-1]
         norms, _ = space.outside(columns[:, :k])
     n = min(keep, space.m)
-    rows = alike(torch.from_numpy(np.ascontiguousarray(columns[:, :n].T)), start) @ space.basis
+    rows = alike(torch.from_numpy(columns[:, :n].T.copy()), start) @ space.basis
     kept = Space(rows, space.images(columns[:, :n]))
     found = torch.from_numpy(values[:k].copy())
     norm = float(np.abs(values).max())

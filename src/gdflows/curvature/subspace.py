@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.curvature.units import Operator, alike, double, length
+from gdflows.curvature.units import Operator, alike, double
 from gdflows.errors import ConvergenceError, NonFiniteError
+from gdflows.lengths import length
 
 
 @dataclass(frozen=True, eq=False)

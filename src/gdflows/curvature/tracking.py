@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gdflows.checks import number, whole
+from gdflows.arguments import number, whole
 from gdflows.curvature.eigen import (
     Eigenpairs,
     cold,

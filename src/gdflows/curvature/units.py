@@ -1,7 +1,6 @@
-"""Numbers of any size: units that are powers of two, lengths that neither over- nor underflow.
+"""Operators of any size, in units that are powers of two; moves between dtypes and devices.
 
-The square of a float32 leaves its range below 1e-23 and above 1e19. A power of two changes no
-digit, so what is measured in such a unit has the same bits as without.
+A power of two changes no digit: what is computed in such a unit has the same bits as without.
 """
 
 from __future__ import annotations
@@ -13,33 +12,9 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import NonFiniteError
+from gdflows.lengths import power
 
 USUAL = (1e-8, 1e8)  # largest entries of a product that need no unit
-SAFE = (1e-12, 1e15)  # lengths whose squares are far from the ends of float32
-
-
-def power(size: float, dtype: torch.dtype) -> float:
-    """The power of two below a size, such that both it and its inverse exist in the dtype."""
-    most = 126 if torch.finfo(dtype).bits <= 32 else 1022
-    return 2.0 ** max(-most, min(most, math.frexp(size)[1] - 1))
-
-
-def length(x: Tensor) -> float:
-    """The Euclidean norm, as a Python float."""
-    return unit_vector(x)[1]
-
-
-def unit_vector(x: Tensor) -> tuple[Tensor, float]:
-    """x over its length, and the length; zero and what is not finite are left as they are."""
-    norm, size = float(torch.linalg.vector_norm(x)), 1.0
-    if not SAFE[0] < norm < SAFE[1]:
-        largest = float(x.abs().max())
-        if largest == 0 or not math.isfinite(largest):
-            return x, largest
-        size = power(largest, x.dtype)
-        x = x / size
-        norm = float(torch.linalg.vector_norm(x))
-    return x / norm, norm * size
 
 
 def alike(x: Tensor, other: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from gdflows.checks import number
+from gdflows.arguments import number
 from gdflows.errors import InputError
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.checks import number
+from gdflows.arguments import number
 from gdflows.curvature import Tracker
 from gdflows.errors import ConvergenceError
 from gdflows.flows.base import Flow

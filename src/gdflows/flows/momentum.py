@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdflows.checks import number
-from gdflows.curvature.units import unit_vector
+from gdflows.arguments import number
 from gdflows.errors import InputError
 from gdflows.flows.rod import TwoPoints, visible_length
+from gdflows.lengths import unit_vector
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from gdflows.checks import number, whole
+from gdflows.arguments import number, whole
 from gdflows.curvature.function import METHODS, function_at
 from gdflows.errors import ConvergenceError, InputError, SingularityError
 from gdflows.flows.base import Flow

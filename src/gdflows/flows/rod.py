@@ -22,11 +22,11 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from gdflows.checks import number
+from gdflows.arguments import number
 from gdflows.curvature.eigen import Eigenpairs, extreme_eigenpairs
-from gdflows.curvature.units import length, unit_vector
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
+from gdflows.lengths import length, unit_vector
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 

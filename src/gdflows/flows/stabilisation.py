@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from gdflows.curvature import Tracker
-from gdflows.curvature.units import length
 from gdflows.errors import InputError
 from gdflows.flows.rod import TwoPoints
+from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdflows.checks import whole
-from gdflows.curvature.units import length
+from gdflows.arguments import whole
 from gdflows.errors import IntegrationError, NonFiniteError
 from gdflows.flows.base import check_lr
+from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 from gdflows.walking.progress import bar as progress_bar

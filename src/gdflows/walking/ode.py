@@ -10,10 +10,10 @@ import scipy.integrate
 import torch
 from torch import Tensor
 
-from gdflows.checks import number, whole
-from gdflows.curvature.units import length
+from gdflows.arguments import number, whole
 from gdflows.errors import InputError, IntegrationError
 from gdflows.flows.base import Flow
+from gdflows.lengths import length
 from gdflows.trajectory import Trajectory
 from gdflows.walking.progress import bar as progress_bar
 from gdflows.walking.restarts import with_restarts

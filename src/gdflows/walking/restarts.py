@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import torch
 
-from gdflows.checks import number, whole
-from gdflows.curvature.units import length
+from gdflows.arguments import number, whole
 from gdflows.errors import InputError, IntegrationError
+from gdflows.lengths import length
 from gdflows.trajectory import Trajectory
 from gdflows.walking.start import check_times, starting_point
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.checks import number
+from gdflows.arguments import number
 from gdflows.errors import InputError
 from gdflows.objective import Objective
 
