@@ -161,7 +161,7 @@ def cold(
     tol: float,
     *,
     keep: int | None = None,
-    strict: bool = False,
+    certain: bool | None = None,
     seed: int = 0,
 ) -> Solved:
     """A search for the top that knows nothing but the gradient."""
@@ -171,7 +171,7 @@ def cold(
     gradient, size = unit_vector(point.grad)
     if size > 0:
         start = start + gradient
-    return largest(product, start, k, tol, keep=keep, strict=strict)
+    return largest(product, start, k, tol, keep=keep, certain=certain)
 
 
 def pairs_of(solved: Solved, k: int, sign: int, theta: Tensor) -> Eigenpairs:

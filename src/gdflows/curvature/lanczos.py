@@ -24,7 +24,7 @@ def largest(
     tol: float,
     *,
     keep: int | None = None,
-    strict: bool = False,
+    certain: bool | None = None,
     most: int = 1000,
 ) -> Solved:
     """The k largest eigenvalues of a symmetric operator, from one vector.
@@ -42,9 +42,8 @@ def largest(
         ten-thousandth of the operator's norm.
     keep : int, optional
         Ritz vectors to return; default k.
-    strict : bool
-        Ask the residuals to be below the accuracy too, so that two eigenvalues closer together
-        than the square root of ``tol * NARROW`` are not taken for one between them.
+    certain : bool, optional
+        Look a second time, from another vector; by default if k > 1.
     most : int
         Products to spend.
 
@@ -55,13 +54,15 @@ def largest(
 
     Notes
     -----
-    One vector's Krylov space holds one eigenvector of each eigenvalue. So for k > 1 the search
-    goes on from a random vector orthogonal to all that was found, until a copy turns up (then
-    from another one), or the vector's spectral measure has no room left for one: see
-    :func:`largest_mass`.
+    One vector's Krylov space holds one eigenvector of each eigenvalue, and for a time one between
+    two eigenvectors whose eigenvalues are closer together than the square root of
+    ``tol * NARROW``. So the second look is from a random vector orthogonal to all that was found,
+    until something larger turns up (then from another one), or the vector's spectral measure has
+    no room left for it: see :func:`largest_mass`.
     """
     space, keep = Krylov(product, start), keep or k
-    probe, seen = None, k == 1  # the second look, and whether it is over
+    certain = k > 1 if certain is None else certain
+    probe, seen = None, not certain  # the second look, and whether it is over
     which = -1
     while True:
         space.grow(which)
@@ -76,8 +77,6 @@ def largest(
         gaps = np.minimum(wanted - lowest, NARROW * np.abs(wanted))
         errors = norms**2 / np.maximum(gaps, tol * scale) / scale
         done = len(wanted) == k and (errors < tol).all()
-        if strict:
-            done = done and (norms < tol * scale).all()
         which = -1
         if probe is not None and (wanted[-1] > probe.level or probe.found(space)):
             probe, seen = None, False

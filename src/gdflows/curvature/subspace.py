@@ -12,6 +12,8 @@ from gdflows.curvature.units import Operator, alike, double
 from gdflows.errors import ConvergenceError, NonFiniteError
 from gdflows.lengths import length
 
+ALIKE = 2.0  # a top eigenvalue that has changed by a larger factor was scaled with all others
+
 
 @dataclass(frozen=True, eq=False)
 class Space:
@@ -143,8 +145,12 @@ def improve(
     for row in known.rows[:k]:
         add(row)
     known = known.times(1 / product.unit)
+    was, now = (float(torch.dot(s.rows[0], s.images[0])) for s in (known, space))
+    if was > 0 and now > 0 and not 1 / ALIKE < now / was < ALIKE:
+        known = known.times(now / was)  # another learning rate in the scale
     old, basis = known.ritz()
     around = known.combine(basis).rows
+    waiting = list(range(k, len(around)))  # known, but not looked at here
     while True:
         values, coefficients = space.ritz()
         pairs = space.combine(coefficients[:k])
@@ -163,7 +169,12 @@ def improve(
         worst = torch.argsort(errors / tol, descending=True)
         # For the direction the bulk of the operator is taken for zero, small beside its top.
         bulk = alike(torch.maximum(wanted, floor), outside)
-        if bool((errors < tol).all()) or not any(
+        done = bool((errors < tol).all())
+        # What was below the k-th there may be above it here.
+        if done and waiting and float(old[waiting[0]]) > float(wanted[-1]) + float(floor[-1]):
+            add(around[waiting.pop(0)])
+            continue
+        if done or not any(
             add(outside[i] / bulk[i] + (inside[i] / alike(gaps[i], inside)) @ around) for i in worst
         ):
             rest = space.combine(coefficients)

@@ -45,8 +45,7 @@ class Tracked(Eigenpairs):
         larger eigenvalue; 0 if this one was checked.
     following : float
         An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
-        it is far from the k-th it is renewed at every fifth update only. With k = 1, a second
-        copy of the first is seen once k has been 2.
+        it is far from the k-th it is renewed at every fifth update only.
     """
 
     since_check: int
@@ -73,7 +72,8 @@ class Tracker:
         Relative accuracy asked of them.
     guards : int
         Further eigenvectors kept. If several eigenvalues lie close below the k-th, more guards
-        keep them apart.
+        keep them apart. With k = 1 and a single guard the first update is a quick one: it does
+        not look a second time for an eigenvalue hidden from the first.
     check_every : int
         Updates between two checks: looks from a random vector at what lies beside the
         eigenvectors that are followed, which end when nothing larger can be hidden there (but
@@ -149,8 +149,9 @@ class Tracker:
         since = self._updates % self.check_every
         self._updates += 1
         known = self._precursor() if self._past else None
-        if known is None or len(known.rows) < self.k:
-            solved = cold(product, point, self.k, self.tol, keep=keep, strict=True)
+        if known is None or len(known.rows) < self.k or not known.images.any():
+            certain = self.k > 1 or self.guards > 1
+            solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
             since = 0
         else:
             near = float(known.rows[self.k - 1] @ known.images[self.k - 1]) * (1 - NEAR)
@@ -195,9 +196,7 @@ class Tracker:
         spent += solved.products
         if missed:
             keep = self.k + self.guards
-            fresh = cold(
-                product, point, self.k, self.tol, keep=keep, strict=True, seed=self._updates
-            )
+            fresh = cold(product, point, self.k, self.tol, keep=keep, seed=self._updates)
             spent += fresh.products
             values = solved.values[: self.k]
             if bool((fresh.values > values + self.tol * values.abs()).any()):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gdflows.arguments import number
 from gdflows.curvature import Tracker
+from gdflows.curvature.units import alike
 from gdflows.errors import ConvergenceError
 from gdflows.flows.base import Flow
 from gdflows.objective import Objective, Point
@@ -85,11 +86,10 @@ class CentralFlow(Flow):
     def __init__(self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6):
         super().__init__(objective, lr)
         self.horizon = number(horizon, "horizon", positive=True)
-        # Two, so that a double eigenvalue is seen as two from the beginning.
-        self._tracker = Tracker(objective, 2, tol=tol, check_every=CHECK_EVERY)
+        self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        self._tracker = Tracker(self.objective, 2, tol=self._tracker.tol, check_every=CHECK_EVERY)
+        self._tracker = Tracker(self.objective, tol=self._tracker.tol, check_every=CHECK_EVERY)
         return super().start(theta)
 
     def vector_field(self, theta: Tensor) -> Tensor:
@@ -131,12 +131,13 @@ class CentralFlow(Flow):
         gram = (thirds @ thirds.T).cpu().double().numpy() / 2
         x = solve_complementarity(alpha, gram)
         twice = np.where(rows == columns, 1.0, 2.0)
-        weights = torch.from_numpy(twice * x[rows, columns] / 2).to(point.theta)
-        return Oscillation(torch.from_numpy(x).to(point.theta), vectors, values, weights @ thirds)
+        weights = alike(torch.from_numpy(twice * x[rows, columns] / 2), point.theta)
+        return Oscillation(
+            alike(torch.from_numpy(x), point.theta), vectors, values, weights @ thirds
+        )
 
     def _critical(self, point: Point) -> tuple[Tensor, Tensor]:
         close, tracker = 2 * (1 - MARGIN) / self.lr, self._tracker
-        tracker.k = min(tracker.k, point.theta.numel())
         while True:
             pairs = tracker.update(point)
             if pairs.following <= close:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gdflows.arguments import number
 from gdflows.curvature.eigen import Eigenpairs, extreme_eigenpairs
+from gdflows.curvature.units import alike
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
 from gdflows.lengths import length, unit_vector
@@ -72,7 +73,7 @@ class TwoPoints(Flow):
         k = steps.round()
         if not torch.allclose(steps, k, rtol=0, atol=1e-6):
             raise InputError("Iterates are at times t = kh only; integrate with such times.")
-        sign = (1 - 2 * (k % 2)).to(path.states)
+        sign = alike(1 - 2 * (k % 2), path.states)
         return path.states + sign[:, None] * self.rods(path)
 
 

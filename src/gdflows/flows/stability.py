@@ -78,9 +78,8 @@ def stability_coefficients(
     signs = torch.where(products < 0, -1.0, 1.0).to(products.dtype)
     products = products * signs
     x = lr * top.values.detach().cpu().double().numpy()
-    coefficients = torch.from_numpy(alpha(x).astype(np.complex128)).to(
-        theta.device, theta.dtype.to_complex()
-    )
+    coefficients = torch.from_numpy(alpha(x).astype(np.complex128))
+    coefficients = coefficients.to(theta.dtype.to_complex()).to(theta.device)
     return StabilityCoefficients(
         eigenvalues=top.values,
         eigenvectors=top.vectors * signs[:, None],
