@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gdflows.arguments import number, whole
 from gdflows.curvature.lanczos import largest
-from gdflows.curvature.subspace import Solved, Space
+from gdflows.curvature.subspace import Solved, Space, lengths
 from gdflows.curvature.units import USUAL, Operator, alike, double, narrow
 from gdflows.errors import InputError
 from gdflows.lengths import power, unit_vector
@@ -132,9 +132,8 @@ def whole_spectrum(product: Operator, theta: Tensor) -> Solved:
     values, columns = torch.linalg.eigh((hessian + hessian.T) / 2)
     kept = Space(columns.T.flip(0), (hessian @ columns).T.flip(0))
     values = values.flip(0)
-    return Solved(values, kept.residuals(values), kept, len(rows), float(values.abs().max())).times(
-        product.unit
-    )
+    residuals, norm = lengths(kept.residuals(values)), float(values.abs().max())
+    return Solved(values, residuals, kept, len(rows), norm).times(product.unit)
 
 
 def scaled_product(point: Point, scale: Tensor | None, sign: int = 1) -> Operator:

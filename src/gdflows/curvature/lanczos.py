@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gdflows.curvature.krylov import Krylov, largest_mass
-from gdflows.curvature.subspace import Solved, Space, relative_to
+from gdflows.curvature.subspace import Solved, Space, lengths, relative_to
 from gdflows.curvature.units import Operator, alike
 from gdflows.errors import ConvergenceError
 
@@ -107,7 +107,7 @@ def largest(
     kept = Space(rows, space.images(columns[:, :n]))
     found = torch.from_numpy(values[:k].copy())
     norm = float(np.abs(values).max())
-    return Solved(found, kept.residuals(found), kept, space.m, norm).times(product.unit)
+    return Solved(found, lengths(kept.residuals(found)), kept, space.m, norm).times(product.unit)
 
 
 class _Probe:

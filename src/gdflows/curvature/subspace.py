@@ -39,10 +39,9 @@ class Space:
         return Space(c @ self.rows, c @ self.images)
 
     def residuals(self, values: Tensor) -> Tensor:
-        """‖A u − λ u‖ of the first rows, in float64, on the CPU."""
+        """A u − λ u of the first rows."""
         n = len(values)
-        left = self.images[:n] - alike(values, self.rows)[:, None] * self.rows[:n]
-        return torch.tensor([length(row) for row in left], dtype=torch.float64, device="cpu")
+        return self.images[:n] - alike(values, self.rows)[:, None] * self.rows[:n]
 
     def times(self, unit: float) -> Space:
         """With all images multiplied by a number."""
@@ -85,6 +84,11 @@ class Solved:
         """In other units."""
         values, residuals, kept = self.values * unit, self.residuals * unit, self.kept.times(unit)
         return Solved(values, residuals, kept, self.products, self.norm * unit)
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """Of each row, in float64, on the CPU."""
+    return torch.tensor([length(row) for row in rows], dtype=torch.float64, device="cpu")
 
 
 def improve(
@@ -151,11 +155,12 @@ def improve(
     old, basis = known.ritz()
     around = known.combine(basis).rows
     waiting = list(range(k, len(around)))  # known, but not looked at here
+    asked = int((tol == tol.min()).sum())
     while True:
         values, coefficients = space.ritz()
         pairs = space.combine(coefficients[:k])
         wanted = values[:k]
-        residuals = pairs.images - alike(wanted, pairs.rows)[:, None] * pairs.rows
+        residuals = pairs.residuals(wanted)
         scale = torch.from_numpy(relative_to(wanted.numpy(), float(values.abs().max())))
         floor = tol * scale
         inside = residuals @ around.T
@@ -170,8 +175,8 @@ def improve(
         # For the direction the bulk of the operator is taken for zero, small beside its top.
         bulk = alike(torch.maximum(wanted, floor), outside)
         done = bool((errors < tol).all())
-        # What was below the k-th there may be above it here.
-        if done and waiting and float(old[waiting[0]]) > float(wanted[-1]) + float(floor[-1]):
+        # What was below the last one asked for, guards apart, may be above it here.
+        if done and waiting and float(old[waiting[0]]) > float((wanted + floor)[asked - 1]):
             add(around[waiting.pop(0)])
             continue
         if done or not any(

@@ -149,7 +149,7 @@ class Tracker:
         since = self._updates % self.check_every
         self._updates += 1
         known = self._precursor() if self._past else None
-        if known is None or len(known.rows) < self.k or not known.images.any():
+        if known is None or len(known.rows) < self.k or not known.images[0].any():
             certain = self.k > 1 or self.guards > 1
             solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
             since = 0

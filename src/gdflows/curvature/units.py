@@ -75,7 +75,7 @@ class Operator:
     def __call__(self, v: Tensor) -> Tensor:
         w = self._product(v)
         if self._size is None:
-            size = float(w.detach().abs().max())
+            size = float(torch.linalg.vector_norm(w, torch.inf))
             if not math.isfinite(size):
                 raise NonFiniteError(
                     f"A product with the scaled Hessian is not finite in {w.dtype}: use float64, "
