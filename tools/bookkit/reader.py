@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .chapters import ROOT, BookError
+from .files import read_json, write
 
 KERNEL = "gdflows-reader"
 PACKAGE_FILES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text", "src")
@@ -147,10 +148,11 @@ def stamp() -> dict:
 def ready(where: Path = ROOT / "_build/reader") -> Path:
     """The reader's environment with the package as it is now, made only if something changed."""
     mark, want = where / "ready.json", stamp()
-    have = json.loads(mark.read_text()) if mark.exists() else {}
+    have = read_json(mark) or {}
     if have == want:
         return where / "bin/python"
     mark.unlink(missing_ok=True)
+    print("making the environment of a reader on Colab", flush=True)
     python = where / "bin/python"
     if {**have, "package": ""} != {**want, "package": ""}:
         python = make_environment(where)
@@ -169,5 +171,5 @@ def ready(where: Path = ROOT / "_build/reader") -> Path:
     )
     if done.returncode:
         raise BookError(f"gdflows, installed as a reader installs it, fails:\n{done.stderr}")
-    mark.write_text(json.dumps(want))
+    write(mark, json.dumps(want))
     return python
