@@ -1,7 +1,7 @@
 """pytest plugin: keep what nbval saw. nbval runs every cell and compares; this writes it down.
 
-For each notebook it puts `<name>.json` beside it: per cell the outputs, the seconds and the
-verdict; until the last cell is done, the same lies in `<name>.part`. After a cell that failed the
+For each notebook it puts `<folder>.json` beside its folder: per cell the outputs, the seconds and
+the verdict; until the last cell is done, the same lies in `<folder>.part`. After a cell that failed the
 rest of its chapter is not run. Loaded with `-p bookkit.capture`, also inside the workers of
 pytest-xdist.
 
@@ -32,6 +32,11 @@ WORD = 300.0  # seconds for the rest of a cell's output, once it is done or inte
 LOOK = 1.0  # seconds between two looks whether the kernel lives
 
 _seen: dict[Path, list[dict]] = {}
+
+
+def record(notebook: Path, kind: str) -> Path:
+    """Where a notebook's record lies: outside its folder, which holds nothing that is not its own."""
+    return notebook.parent.with_name(f"{notebook.parent.name}.{kind}")
 
 
 class KernelDied(Exception):
@@ -116,4 +121,4 @@ def pytest_runtest_makereport(item, call):
         "message": message(item, error),
     })
     complete = len(cells) == sum(c.cell_type == "code" for c in item.parent.nb.cells)
-    write(path.with_suffix(".json" if complete else ".part"), json.dumps(cells))
+    write(record(path, "json" if complete else "part"), json.dumps(cells))

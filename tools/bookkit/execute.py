@@ -142,17 +142,17 @@ def run(
             while paths:
                 ended = child.poll() is not None
                 done = {page: path for page, path in paths.items()
-                        if path.with_suffix(".json").exists()}
+                        if capture.record(path, "json").exists()}
                 paths = {page: path for page, path in paths.items() if page not in done}
                 if progress:
                     progress.at_work(cells_done(paths))
                 for page, path in done.items():
-                    yield page, json.loads(path.with_suffix(".json").read_text())
+                    yield page, read_json(capture.record(path, "json"))
                 if ended:
                     break
                 time.sleep(0.2)
         for page, path in paths.items():
-            yield page, unfinished(notebooks[page], read_json(path.with_suffix(".part")) or [],
+            yield page, unfinished(notebooks[page], read_json(capture.record(path, "part")),
                                    log.read_text(errors="replace")[-2000:])
 
 
@@ -177,16 +177,16 @@ def stopped_at_the_end(child: subprocess.Popen):
 
 def cells_done(paths: dict[str, Path]) -> dict[str, int]:
     """Of the chapters at work, the number of cells that are done."""
-    found = {page: read_json(path.with_suffix(".part")) for page, path in paths.items()}
+    found = {page: read_json(capture.record(path, "part")) for page, path in paths.items()}
     return {page: len(cells) for page, cells in found.items() if cells}
 
 
-def unfinished(notebook: nbformat.NotebookNode, cells: list[dict], log: str) -> list[dict]:
+def unfinished(notebook: nbformat.NotebookNode, cells: list[dict] | None, log: str) -> list[dict]:
     """What was seen of a chapter whose worker was lost: the cell it was at, and none after it."""
     def lost(verdict: str, message: str) -> dict:
         return {"outputs": [], "seconds": 0.0, "verdict": verdict, "message": message}
 
-    cells = [*cells, lost(capture.DIED, log)]
+    cells = [*(cells or ()), lost(capture.DIED, log)]
     return cells + [lost(capture.NOT_REACHED, "")] * (len(notebook.cells) - len(cells))
 
 
