@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -74,13 +73,11 @@ def lost():
     def notebook(source):
         return new_notebook(cells=[cell("print(1)", "1\n"), cell(source), cell("print(2)", "2\n")])
 
-    begun = time.monotonic()
-    seen = dict(execute.run({
+    return dict(execute.run({
         "hangs": notebook("import time\nprint('so far', flush=True)\ntime.sleep(3000)"),
         "dies": notebook("import os\nos._exit(1)"),
         "well": notebook("x = 2"),
     }, limit=15))
-    return seen, time.monotonic() - begun
 
 
 @pytest.mark.parametrize(
@@ -88,11 +85,21 @@ def lost():
 )
 def test_one_chapter_stops_no_other(lost, name, fate):
     rest = [fate, capture.NOT_REACHED] if fate else [capture.PASSED, capture.PASSED]
-    assert [c["verdict"] for c in lost[0][name]] == [capture.PASSED, *rest]
+    assert [c["verdict"] for c in lost[name]] == [capture.PASSED, *rest]
+
+
+def test_a_lost_worker_is_a_chapter_that_failed():
+    notebook = new_notebook(cells=[cell("1")] * 4)
+    seen = [{"verdict": capture.PASSED}]
+    found = execute.unfinished(notebook, seen, "worker 'gw0' crashed")
+    assert [c["verdict"] for c in found] == [
+        capture.PASSED, capture.DIED, capture.NOT_REACHED, capture.NOT_REACHED]
+    assert "gw0" in found[1]["message"]
+    assert execute.unfinished(notebook, None, "")[0]["verdict"] == capture.DIED
 
 
 def test_a_cell_that_hangs_shows_where(lost):
-    cell = lost[0]["hangs"][1]
+    cell = lost["hangs"][1]
     assert "KeyboardInterrupt" in cell["message"] and "time.sleep" in cell["message"]
     assert cell["outputs"][0]["text"] == "so far\n"
 

@@ -1,9 +1,9 @@
 """pytest plugin: keep what nbval saw. nbval runs every cell and compares; this writes it down.
 
 For each notebook it puts `<folder>.json` beside its folder: per cell the outputs, the seconds and
-the verdict; until the last cell is done, the same lies in `<folder>.part`. After a cell that failed the
-rest of its chapter is not run. Loaded with `-p bookkit.capture`, also inside the workers of
-pytest-xdist.
+the verdict; until the last cell is done, the same lies in `<folder>.part`. After a cell that
+failed the rest of its chapter is not run. Loaded with `-p bookkit.capture`, also inside the
+workers of pytest-xdist.
 
 nbval's kernel is told to be patient: its own limits (5 s for a printed line, 10 s for a word at
 the start) fail on a busy machine, and it waits out the whole limit for a kernel that is dead.
@@ -35,7 +35,7 @@ _seen: dict[Path, list[dict]] = {}
 
 
 def record(notebook: Path, kind: str) -> Path:
-    """Where a notebook's record lies: outside its folder, which holds nothing that is not its own."""
+    """Where a notebook's record lies: outside its folder, which is the chapter's own."""
     return notebook.parent.with_name(f"{notebook.parent.name}.{kind}")
 
 

@@ -59,7 +59,7 @@ class Execution:
     def load(cls, page: str) -> Execution | None:
         known = read_json(EXECUTED / f"{page}.json")
         try:
-            return known and cls(**known)
+            return cls(**known) if known else None
         except TypeError:  # written by other tools than these
             return None
 
