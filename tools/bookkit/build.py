@@ -138,3 +138,10 @@ def address() -> str:
     return (HTML / "index.html").as_uri()
 
 
+def why_not_built() -> str:
+    """What is wrong with the built pages as a whole; empty if nothing is."""
+    stamp = read_json(STAMP)
+    if stamp is None:
+        return "the book is not built, or its last build failed: run `make book` first"
+    failed = ", ".join(stamp.get("failed", ()))
+    return f"chapters failed when the book was built: {failed}" if failed else ""
