@@ -49,7 +49,7 @@ def test_no_other_page_says_it(pages):
 def desk(tmp_path, monkeypatch):
     """`build.build` on two pages, with a stand-in for Sphinx that does as it is told."""
     told = {"failed": [], "status": 0, "skip": [], "commands": []}
-    for name in ("BUILD", "HTML", "STAMP", "FAILURES", "CACHE"):
+    for name in ("HTML", "STAMP", "FAILURES", "CACHE", "BUILD"):
         path = getattr(build, name).relative_to(build.BUILD)
         monkeypatch.setattr(build, name, tmp_path / path)
     monkeypatch.setattr(build, "ROOT", tmp_path)
