@@ -272,8 +272,6 @@ def test_key_follows_code_outputs_and_surroundings():
 
 
 def test_a_change_in_src_changes_what_the_key_sees(tmp_path):
-    import subprocess
-
     (tmp_path / "src/gdflows/data").mkdir(parents=True)
     code, data = tmp_path / "src/gdflows/a.py", tmp_path / "src/gdflows/data/run.csv"
     code.write_text("x = 1\n")
@@ -288,6 +286,18 @@ def test_a_change_in_src_changes_what_the_key_sees(tmp_path):
     (tmp_path / "src/gdflows/__pycache__/a.pyc").write_text("")
     assert len(set(hashes)) == 3
     assert reader.package_hash(tmp_path) == hashes[-1]
+
+
+def test_an_unpacked_source_distribution_has_the_files_that_git_tracks(tmp_path):
+    for name in ("src/a.py", "src/deep/b.csv", "pyproject.toml", "other.txt",
+                 "src/__pycache__/a.pyc", "src/g.egg-info/PKG-INFO"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    unpacked = files.own(tmp_path, "src", "pyproject.toml")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n*.egg-info/\n")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    assert unpacked == files.own(tmp_path, "src", "pyproject.toml")
+    assert [path.name for path in unpacked] == ["pyproject.toml", "a.py", "b.csv"]
 
 
 def test_slow_chapters_are_marked_and_come_first():

@@ -23,7 +23,7 @@ from myst_nb.core.read import read_myst_markdown_notebook
 
 from .chapters import ROOT, BookError, chapters, load_config, pages, source
 from .execute import EXECUTED, Execution, executed_notebook, stopped_at_the_end
-from .files import read_json, write
+from .files import own, read_json, write
 from .progress import QUIET, say, span
 from .report import Failure, failures
 
@@ -67,19 +67,12 @@ def fill_cache(failed: dict[str, Failure]) -> None:
 
 def inputs_hash() -> str:
     """Changes when anything the pages are made from does."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard",
-         "_config.yml", "_toc.yml", "requirements.txt", "requirements.lock", "book", "src",
-         "tools"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout
     digest = hashlib.sha256(sys.version.encode())
-    for name in sorted(set(listed.split("\0")) - {""}):
-        path = ROOT / name
-        if path.is_file():
-            digest.update(name.encode() + b"\0")
-            if path.suffix != ".ipynb":  # of these only the presence matters (launch buttons)
-                digest.update(path.read_bytes() + b"\0")
+    for path in own(ROOT, "_config.yml", "_toc.yml", "requirements.txt", "requirements.lock",
+                    "book", "src", "tools"):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+        if path.suffix != ".ipynb":  # of these only the presence matters (launch buttons)
+            digest.update(path.read_bytes() + b"\0")
     for page in chapters():
         digest.update((EXECUTED / f"{page}.ipynb").read_bytes())
     digest.update(repr(sorted(f"{d.name}{d.version}" for d in metadata.distributions())).encode())

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .chapters import ROOT, BookError
-from .files import read_json, write
+from .files import own, read_json, write
 
 KERNEL = "gdflows-reader"
 PACKAGE_FILES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text", "src")
@@ -29,11 +29,7 @@ PACKAGE_FILES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text", "src"
 
 def package_files(root: Path = ROOT) -> list[Path]:
     """What of the package git tracks, or would track: all that reaches a reader."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PACKAGE_FILES],
-        cwd=root, check=True, capture_output=True, text=True,
-    ).stdout
-    return sorted({root / name for name in listed.split("\0") if name and (root / name).is_file()})
+    return own(root, *PACKAGE_FILES)
 
 
 def package_hash(root: Path = ROOT) -> str:
