@@ -22,8 +22,8 @@ notebooks: setup  ## for authors: write the .ipynb beside every chapter
 serve: book  ## the pages at http://localhost:8000
 	@.venv/bin/python -m http.server --directory _build/html 8000
 
-lock: setup  ## for authors: requirements.lock anew, from the pins of requirements.txt
-	@.venv/bin/python tools/lock.py
+lock:  ## for authors: requirements.lock anew, from the pins of requirements.txt
+	@python3 tools/lock.py
 
 clean:  ## forget everything built and executed
 	rm -rf _build book/appendix/generated
