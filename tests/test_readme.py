@@ -34,6 +34,7 @@ def test_its_python_runs_in_order_in_an_empty_folder(tmp_path):
     done = subprocess.run([sys.executable, "-W", "error::DeprecationWarning:gdflows", script],
                           cwd=empty, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     assert len(done.stdout.splitlines()) >= 4
     assert list(empty.iterdir()) == []
 
