@@ -28,9 +28,11 @@ class SharpnessCallback(TrainerCallback):
 
     Examples
     --------
-    >>> from gdflows.adapters.huggingface import SharpnessCallback  # doctest: +SKIP
-    >>> watch = SharpnessCallback(next(iter(loader)))  # doctest: +SKIP
-    >>> Trainer(model, arguments, train_dataset=data, callbacks=[watch])  # doctest: +SKIP
+    >>> import torch
+    >>> from gdflows.adapters.huggingface import SharpnessCallback
+    >>> tokens = torch.randint(0, 50, (4, 16))
+    >>> watch = SharpnessCallback({"input_ids": tokens, "labels": tokens})
+    >>> watch.monitor  # made when transformers.Trainer(model, ..., callbacks=[watch]) trains
     """
 
     def __init__(self, data, **settings):
