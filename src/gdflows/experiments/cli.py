@@ -146,28 +146,31 @@ def plot(
 ) -> None:
     """Draw a run, or several of one study together."""
     found = _or_exit(lambda: [runs.load(name) for name in names])
+    studies = {run.config.get("study") for run in found}
+    if len(studies) > 1:
+        _fail("only runs of one study can be drawn together.")
+    name = studies.pop()
+    if _picture(name) is None:
+        _fail(f"the study {name!r} has no picture; look at its table: gdflows show {names[0]}")
     if out is None:
         folder = Path(names[0])
         if not folder.is_dir():
             _fail("a shipped run has no folder of yours: say where with --out FILE.png")
         out = folder / "picture.png"
-    if not _draw(found, out):
-        name = found[0].config.get("study")
-        _fail(f"the study {name!r} has no picture; look at its table: gdflows show {names[0]}")
+    _draw(found, out)
     typer.echo(f"Drawn to {out}")
 
 
-def _draw(found: list, out: Path) -> bool:
-    """Draw runs of one study to a file; False if the study has no picture."""
-    studies = {run.config.get("study") for run in found}
-    if len(studies) > 1:
-        _fail("only runs of one study can be drawn together.")
+def _picture(study: str | None) -> Callable | None:
+    """What draws runs of a study, if anything does."""
     from gdflows.experiments import registry
 
     registry.know_all()
-    picture = registry.PICTURES.get(studies.pop())
-    if picture is None:
-        return False
+    return registry.PICTURES.get(study)
+
+
+def _draw(found: list, out: Path) -> None:
+    """Draw runs of one study, which has a picture, to a file."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:
@@ -178,7 +181,7 @@ def _draw(found: list, out: Path) -> bool:
     plotting.style()
     figure = plt.figure(figsize=(7, 5.5))
     try:
-        picture(figure, found)
+        _picture(found[0].config["study"])(figure, found)
     except (AttributeError, KeyError, ValueError, TypeError) as e:
         names = ", ".join(run.name for run in found)
         _fail(f"the table of {names} is not one that this version can draw ({e!r}).")
@@ -187,7 +190,6 @@ def _draw(found: list, out: Path) -> bool:
     except (OSError, ValueError) as e:
         _fail(f"{out} cannot be written: {e}")
     plt.close(figure)
-    return True
 
 
 @app.command()
@@ -306,7 +308,8 @@ def _carry_out(
                 return
         typer.echo(repr(made))
         typer.echo(f"Written to {chosen}")
-        if picture and _draw([made], chosen / "picture.png"):
+        if picture and _picture(name):
+            _draw([made], chosen / "picture.png")
             typer.echo(f"Drawn to {chosen / 'picture.png'}")
         typer.echo(f"Next: {_next_command(name, chosen)}")
 

@@ -168,7 +168,7 @@ class Log:
         file = self._folder / STATE
         try:
             files.replace(file, lambda f: _write(content, f))
-        except (OSError, RuntimeError) as e:  # torch turns some of the first into the second
+        except (OSError, RuntimeError) as e:
             what = files.shortage(e) or f"its state cannot be written ({e})"
             raise InterruptedRunError(f"{self._folder} stopped at step {step}: {what}.") from e
         self.step, self.state, self.kept = step, state, True
@@ -265,11 +265,15 @@ class _Summed:
     """A file that is written and summed at once."""
 
     def __init__(self, file):
-        self._file, self.sum = file, hashlib.sha256()
+        self._file, self.sum, self.error = file, hashlib.sha256(), None
 
     def write(self, data) -> int:
         self.sum.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as e:
+            self.error = e
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -278,6 +282,11 @@ class _Summed:
 def _write(content: dict, file) -> None:
     file.write(b" " * _HEADER)
     summed = _Summed(file)
-    torch.save(content, summed)
+    try:
+        torch.save(content, summed)
+    except RuntimeError:
+        if summed.error is not None:  # which torch has lost on the way
+            raise summed.error from None
+        raise
     file.seek(0)
     file.write(MAGIC + summed.sum.hexdigest().encode() + b"\n")

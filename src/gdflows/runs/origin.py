@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def versions() -> dict:
     }
 
 
+@cache  # what runs is what was loaded
 def commit() -> str:
     """The commit of the package that runs, and whether its files are others; or 'not known'."""
     here = Path(__file__).resolve().parents[1]
