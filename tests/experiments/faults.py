@@ -1,8 +1,8 @@
 """Runs that are killed, or race, as real processes; started by test_faults.py as a program.
 
-Processes are forked from one that has torch loaded already, and killed after so much of the
+Processes are forked from one that has torch loaded already. They are killed after so much of the
 *processor's* time (by its timer signal, which ends a process as SIGKILL does, with nothing
-cleaned up): a slow or busy machine changes nothing.
+cleaned up), or where they rename what they have written: a slow or busy machine changes nothing.
 """
 
 import importlib
@@ -23,10 +23,36 @@ from gdflows.runs import Log
 
 WORDS = ["run", "eos", "--network", "mlp-tanh", "--widths", "8", "--n", "20", "--every", "8",
          "--steps", "24", "--optimizer", "heavy-ball", "--no-picture"]  # fmt: skip
+RENAMES = 25 + 2  # of the states, and of the record's two files
+
+KILLED = (-signal.SIGPROF, -signal.SIGKILL)
 
 
+def timed(rng, spent):
+    """A kill at a random moment of a run that takes so many of the processor's seconds."""
+    limit = rng.uniform(0.0, spent)
+    return lambda: signal.setitimer(signal.ITIMER_PROF, limit)
 
-def start(folder, lr, *, processor_seconds=None, wait=0.0):
+
+def writing(rng):
+    """A kill before, after or in the middle of a random one of the renames."""
+    number, how = rng.randrange(1, RENAMES + 1), rng.choice(["before", "after", "half"])
+    real, calls = os.replace, []
+
+    def replace(a, b):
+        calls.append(b)
+        if len(calls) != number:
+            return real(a, b)
+        if how == "half":
+            os.truncate(a, os.path.getsize(a) // 2)
+        if how == "after":
+            real(a, b)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return lambda: setattr(os, "replace", replace)
+
+
+def start(folder, lr, *, kill=None, wait=0.0):
     """Fork a process that runs the command; gives its number."""
     pid = os.fork()
     if pid:
@@ -38,8 +64,8 @@ def start(folder, lr, *, processor_seconds=None, wait=0.0):
         if not os.environ.get("FAULTS_LOUD"):
             os.dup2(null, 2)
         time.sleep(wait)
-        if processor_seconds is not None:
-            signal.setitimer(signal.ITIMER_PROF, processor_seconds)
+        if kill is not None:
+            kill()
         cli.app([*WORDS, "--lr", str(lr), "--out", str(folder)])
     except SystemExit as e:
         code = e.code or 0
@@ -73,11 +99,13 @@ def kills(place, count, rng):
     while killed < count:
         folder, step = place / f"killed-{finished}", -1
         while True:
-            limit = rng.uniform(0.0, spent) if killed < count else None
-            code = end(start(folder, 0.2, processor_seconds=limit))
+            kill = None
+            if killed < count:
+                kill = timed(rng, spent) if rng.random() < 0.5 else writing(rng)
+            code = end(start(folder, 0.2, kill=kill))
             if code == 0:
                 break
-            assert code == -signal.SIGPROF, code
+            assert code in KILLED, code
             killed += 1
             names = {f.name for f in folder.iterdir()} if folder.exists() else set()
             if (folder / "run.json").exists():
@@ -102,17 +130,22 @@ def races(place, count, rng):
     told = {"one refused": 0, "one killed": 0}
     for number in range(count):
         folder = place / f"race-{number}"
-        limits = [rng.uniform(0.0, spent) if rng.random() < 0.3 else None for _ in range(2)]
+        kills = [
+            rng.choice([lambda: timed(rng, spent), lambda: writing(rng)])()
+            if rng.random() < 0.3
+            else None
+            for _ in range(2)
+        ]
         waits = [0.0, rng.choice([0.0, rng.uniform(0, 0.2)])]
         pids = [
-            start(folder, lr, processor_seconds=limit, wait=wait)
-            for lr, limit, wait in zip((0.2, 0.3), limits, waits, strict=True)
+            start(folder, lr, kill=kill, wait=wait)
+            for lr, kill, wait in zip((0.2, 0.3), kills, waits, strict=True)
         ]
         codes = [end(pid) for pid in pids]
-        assert all(code in (0, 1, -signal.SIGPROF) for code in codes), codes
+        assert all(code in (0, 1, *KILLED) for code in codes), codes
         assert codes.count(0) <= 1, codes
         told["one refused"] += 1 in codes
-        told["one killed"] += -signal.SIGPROF in codes
+        told["one killed"] += bool({*KILLED} & {*codes})
         # Each command once more: one of them is this folder's, and ends with its own numbers.
         codes = [end(start(folder, lr)) for lr in (0.2, 0.3)]
         assert sorted(codes) == [0, 1], codes
