@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import DataError, InputError
+from gdflows.problems.generated import CLASSES, gratings
 
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirror of LeCun's files
@@ -58,7 +59,7 @@ FILES = {
 }
 
 NAMES = (
-    "iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
+    "gratings, iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
     "cifar10-49k, shakespeare-T for sequences of T characters"
 )
 _DIGITS = tuple(str(i) for i in range(10))
@@ -136,6 +137,8 @@ def load(
     Parameters
     ----------
     name : str
+        - ``"gratings"``: 1,000 and 200 images of 8x8 pixels, noisy gratings at ten orientations;
+          made on the spot, nothing needed.
         - ``"iris"``, ``"breast-cancer"``, ``"digits"``: from scikit-learn, nothing to download.
           A fifth of the samples, at random by ``seed``, is the test set.
         - ``"mnist"``: 60,000 and 10,000 images, downloaded (11 MB).
@@ -200,6 +203,9 @@ def load(
     if name in ("iris", "breast-cancer", "digits"):
         arrays, classes = _scikit_learn(name, seed)
         default = "channel" if name == "digits" else "pixel"
+    elif name == "gratings":
+        arrays = gratings()
+        classes = tuple(f"{180 * c // CLASSES}°" for c in range(CLASSES))
     elif name == "mnist":
         arrays = _mnist(_folder(folder))
     elif subset and subset[1] == "mnist" and int(subset[2]) <= 9:
