@@ -1,0 +1,362 @@
+"""Losses of odd form, without a graph, with derivatives inside, or of odd size."""
+
+import torch
+from torch import nn
+
+from hostile.entry import (
+    CE,
+    F64,
+    MSE,
+    UNASKED,
+    Around,
+    batch,
+    either,
+    error,
+    inputs,
+    labels,
+    net,
+    refused,
+    right,
+    right_or_refused,
+)
+
+# -- of odd form -----------------------------------------------------------------------------------
+
+
+@refused("a loss that is not reduced", "scalar|reduc|shape", optimizer=error("scalar"))
+def unreduced():
+    return net(), nn.CrossEntropyLoss(reduction="none"), batch()
+
+
+@right("a loss of shape (1,)")
+def one_entry():
+    return net(), lambda o, y: CE(o, y).reshape(1), batch()
+
+
+@refused("a loss in a tuple", "tuple", optimizer=error("tuple"))
+def in_tuple():
+    return net(), lambda o, y: (CE(o, y), o.argmax(1)), batch()
+
+
+@refused("losses in a dict", "dict", optimizer=error("dict"))
+def in_dict():
+    return net(), lambda o, y: {"ce": CE(o, y), "l2": o.square().mean()}, batch()
+
+
+@refused("a loss that is a number", "float|item", optimizer=error("float|item"))
+def number():
+    return net(), lambda o, y: CE(o, y).item(), batch()
+
+
+@refused(
+    "a loss of whole numbers",
+    "int|dtype|graph|gradient|detach|constant",
+    optimizer=error("graph|int"),
+)
+def errors_counted():
+    return net(), lambda o, y: (o.argmax(1) != y).sum(), batch()
+
+
+@refused("a complex loss", "complex", optimizer=error("complex"))
+def complex_loss():
+    return net(), lambda o, y: torch.fft.fft(o, dim=0).square().mean(), batch()
+
+
+@right("a loss with complex parts inside")
+def spectrum():
+    return net(), lambda o, y: torch.fft.rfft(o, dim=0).abs().square().mean(), batch()
+
+
+# -- without a graph -------------------------------------------------------------------------------
+
+NO_GRAPH = "graph|detach|gradient|no_grad|inference|constant|depend"
+
+
+@refused("a loss that was detached by mistake", NO_GRAPH, optimizer=error("graph"))
+def detached():
+    return net(), lambda o, y: CE(o, y).detach(), batch()
+
+
+@refused("a loss that goes through numpy's hands", NO_GRAPH, optimizer=error("graph"))
+def rewrapped():
+    return net(), lambda o, y: torch.tensor(CE(o, y).item(), dtype=F64), batch()
+
+
+@refused("a forward pass under @torch.no_grad", NO_GRAPH, optimizer=error("graph"))
+def no_grad_inside():
+    class Model(Around):
+        @torch.no_grad()
+        def forward(self, x):
+            return self.net(x)
+
+    return Model(), CE, batch()
+
+
+@refused("a forward pass under inference_mode", NO_GRAPH, optimizer=error("graph|inference"))
+def inference_inside():
+    class Model(Around):
+        @torch.inference_mode()
+        def forward(self, x):
+            return self.net(x)
+
+    return Model(), CE, batch()
+
+
+@right("a call under no_grad, as in evaluation code", context=torch.no_grad)
+def called_under_no_grad():
+    return net(), CE, batch()
+
+
+@right(
+    "a call under set_grad_enabled(False)", context=lambda: torch.autograd.set_grad_enabled(False)
+)
+def called_with_gradients_off():
+    return net(), CE, batch()
+
+
+@refused(
+    "a call under inference_mode",
+    "inference",
+    context=torch.inference_mode,
+    optimizer=error("inference|graph"),
+)
+def called_under_inference():
+    return net(), CE, batch()
+
+
+@refused("a loss that does not depend on the parameters", NO_GRAPH, optimizer=error("graph"))
+def constant():
+    return net(), lambda o, y: torch.tensor(1.0, dtype=F64), batch()
+
+
+@refused(
+    "a loss that depends on other parameters only",
+    NO_GRAPH + "|among|other|leaf",
+    optimizer=UNASKED,
+)
+def of_another_model():
+    other, x = net(), inputs()
+    return net(), lambda o, y: CE(other(x), y), batch()
+
+
+@right_or_refused(
+    "a stop-gradient inside the loss", "detach|differ|symmetr|stop", by="hvp", optimizer=UNASKED
+)
+def stop_gradient():
+    def loss(o, y):
+        return CE(o, y) + (o * o.detach().square()).sum(1).mean()
+
+    return net(), loss, batch()
+
+
+@right_or_refused(
+    "rounded weights with the gradient sent straight through",
+    "differ|symmetr|round",
+    by="hvp",
+    optimizer=UNASKED,
+)
+def straight_through():
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(2, 2, dtype=F64))
+
+        def forward(self, x):
+            coarse = (self.w * 4).round() / 4
+            return (x @ (self.w + (coarse - self.w).detach())).tanh()
+
+    return Rounded(), CE, batch()
+
+
+@right("a part of the outputs detached, as a constant target")
+def constant_target():
+    target = net()
+    x = inputs()
+    fixed = target(x).detach()
+    return net(), lambda o, y: (o - fixed).square().mean(), (x, labels())
+
+
+# -- of odd curvature ------------------------------------------------------------------------------
+
+
+@right("a loss that is linear in the parameters")
+def linear():
+    return nn.Linear(2, 2, dtype=F64), lambda o, y: o.sum(), batch()
+
+
+@right("a loss linear in some parameters, quadratic in others")
+def partly_linear():
+    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)).to(F64), lambda o, y: o.sum(), batch()
+
+
+@right("a concave loss: no direction curves upwards")
+def concave():
+    model = nn.Linear(2, 2, dtype=F64)
+    return model, lambda o, y: -sum(p.square().sum() for p in model.parameters()), batch()
+
+
+@right("kinks of ReLU", orders=2)
+def kinks():
+    return nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).to(F64), CE, batch()
+
+
+@right("a hinge loss and an absolute value", orders=2)
+def hinge():
+    def loss(o, y):
+        return nn.functional.multi_margin_loss(o, y) + (o - 0.3).abs().mean()
+
+    return net(), loss, batch()
+
+
+@right("a negative loss")
+def negative():
+    return net(), lambda o, y: CE(o, y) - 100, batch()
+
+
+@right("a loss of 1e12")
+def large():
+    return net(), lambda o, y: 1e12 * CE(o, y), batch()
+
+
+@right("a loss of 1e-12")
+def small():
+    return net(), lambda o, y: 1e-12 * CE(o, y), batch()
+
+
+@right("a huge constant in the loss", rtol=1e-4, orders=2)
+def offset():
+    return net(), lambda o, y: CE(o, y) + 1e8, batch()
+
+
+@right("parameters of very different sizes")
+def ill_scaled():
+    class Scaled(Around):
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                self.net[0].weight.mul_(1e-3)
+                self.net[2].weight.mul_(1e2)
+
+        def forward(self, x):
+            return self.net(x * 1e3) / 1e2
+
+    return Scaled(), CE, batch()
+
+
+@refused("a loss that is not a number", "finite|nan", optimizer=error("finite|nan"))
+def not_a_number():
+    return net(), lambda o, y: CE(o, y) * float("nan"), batch()
+
+
+@refused("a loss that is infinite", "finite|inf", optimizer=error("finite|inf"))
+def infinite():
+    return net(), lambda o, y: CE(o, y) / 0.0, batch()
+
+
+@refused(
+    "a norm at zero: the loss is finite and its curvature is not",
+    "finite|nan",
+    by="hvp",
+    optimizer=either("finite|nan|curvature"),
+)
+def norm_at_zero():
+    model = net()
+    nn.init.zeros_(model[0].bias)
+    return model, lambda o, y: CE(o, y) + model[0].bias.norm(), batch()
+
+
+# -- with derivatives inside -----------------------------------------------------------------------
+
+
+class Energy(Around):
+    """Outputs, and a derivative of the first by the inputs."""
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        out = self.net(x)
+        (slope,) = torch.autograd.grad(out[:, 0].sum(), x, create_graph=True)
+        return out, slope
+
+
+@right("a loss on the model's derivative by its inputs (forces)")
+def forces():
+    return Energy(), lambda o, y: CE(o[0], y) + (o[1] - 0.5).square().mean(), batch()
+
+
+@right("a gradient penalty on mixed samples")
+def gradient_penalty():
+    model, other = net(), inputs()
+
+    def loss(o, y):
+        between = ((other + other.flip(0)) / 2).requires_grad_()
+        (slope,) = torch.autograd.grad(model(between)[:, 0].sum(), between, create_graph=True)
+        return CE(o, y) + (slope.norm(dim=1) - 1).square().mean()
+
+    return model, loss, batch()
+
+
+@right("a differential equation's residual", orders=2)
+def physics():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)).to(F64)
+
+        def forward(self, t):
+            t = t.clone().requires_grad_()
+            u = self.net(t)
+            (first,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+            (second,) = torch.autograd.grad(first.sum(), t, create_graph=True)
+            return second + u
+
+    return Residual(), MSE, (inputs(8, 1), torch.zeros(8, 1, dtype=F64))
+
+
+@right("a derivative by torch.func inside the model")
+def functional_inside():
+    class Tangent(Around):
+        def forward(self, x):
+            return torch.func.jvp(self.net, (x,), (torch.ones_like(x),))[1] + self.net(x)
+
+    return Tangent(), CE, batch()
+
+
+@right("a penalty on the gradient by the parameters")
+def flatness():
+    model = net()
+
+    def loss(o, y):
+        e = CE(o, y)
+        grads = torch.autograd.grad(e, list(model.parameters()), create_graph=True)
+        return e + 0.1 * sum(g.square().sum() for g in grads)
+
+    return model, loss, batch()
+
+
+@right_or_refused("a learned inner step (MAML)", "inner", orders=2)
+def inner_step():
+    class Adapting(Around):
+        def forward(self, x):
+            weight = self.net[2].weight
+            inner = self.net(x).square().mean()
+            (g,) = torch.autograd.grad(inner, weight, create_graph=True)
+            return self.net[1](self.net[0](x)) @ (weight - 0.1 * g).T
+
+    return Adapting(), CE, batch()
+
+
+@right_or_refused(
+    "a stop-gradient by backward() inside the forward pass",
+    "differ|symmetr|detach",
+    by="hvp",
+    optimizer=UNASKED,
+)
+def backward_inside():
+    class Saliency(Around):
+        def forward(self, x):
+            probe = x.detach().clone().requires_grad_()
+            weight = self.net[0].weight.detach()
+            (probe @ weight.T).tanh().sum().backward()
+            return self.net(x + 0.1 * probe.grad)
+
+    return Saliency(), CE, batch()
