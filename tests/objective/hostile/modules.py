@@ -124,7 +124,7 @@ def once():
     "a Function whose first derivative is another function's (a surrogate)",
     "Spike|Function|differ|symmetr",
     by="hvp",
-    optimizer=either("differ|second"),
+    optimizer=UNASKED,
 )
 def surrogate():
     class Spike(Function):
@@ -144,7 +144,7 @@ def surrogate():
     "a layer that reverses gradients",
     "Reverse|Function|differ|symmetr",
     by="hvp",
-    optimizer=either("differ|symmetr"),
+    optimizer=UNASKED,
 )
 def reversal():
     class Reverse(Function):
@@ -296,7 +296,10 @@ def own_flags():
     return Switching(), CE, batch()
 
 
-@right("a module that freezes and frees its own layers in the forward pass")
+@right_or_refused(
+    "a module that freezes and frees its own layers in the forward pass",
+    "requires_grad|Freezing|leaf|freez",
+)
 def own_freezing():
     class Freezing(Around):
         def forward(self, x):
