@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from hostile import ZOO, Hostile, draws
+from hostile.calls import Augmented
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import gdflows as gf
 from gdflows.errors import GdflowsError
@@ -106,14 +108,18 @@ class Truth:
 
         return (4 * central(h / 2) - central(h)) / 3
 
-    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, float]:
+        """By mixed differences of gradients, and by how much finer steps have changed it."""
+
         def mixed(h):
             def g(a, b):
                 return self(theta + a * h * u + b * h * v)[1]
 
             return (g(1, 1) - g(1, -1) - g(-1, 1) + g(-1, -1)) / (4 * h * h)
 
-        return (4 * mixed(2e-3) - mixed(4e-3)) / 3
+        coarse, middle, fine = mixed(4e-3), mixed(2e-3), mixed(1e-3)
+        found = (4 * fine - middle) / 3
+        return found, float((found - (4 * middle - coarse) / 3).norm())
 
     @cached_property
     def hessian(self) -> Tensor:
@@ -317,13 +323,15 @@ def _derivatives(case: Case):
                 if "grad" in got:
                     close(got["grad"], grad, rtol, 1e-14 * float(value.abs()), f"grad, {what}")
                 if "hvp" in got and entry.orders >= 2:
-                    close(within(got["hvp"].to(F64)), within(true.hvp(t, v)), rtol, 1e-9 * size,
-                          f"hvp, {what}")  # fmt: skip
+                    product = within(true.hvp(t, v))
+                    close(within(got["hvp"]), product, rtol, 1e-9 * size, f"hvp, {what}")
                 if "third" in got and entry.orders >= 3:
-                    close(within(got["third"].to(F64)), within(true.third(t, u, v)), 20 * rtol,
-                          1e-7 * size, f"third, {what}")  # fmt: skip
+                    bent, error = true.third(t, u, v)
+                    floor = error + 1e-7 * size
+                    assert error < 1e-3 * float(bent.norm()) + floor - error, "coarse differences"
+                    close(within(got["third"]), within(bent), 20 * rtol, floor, f"third, {what}")
                 if "hessian" in got and entry.orders >= 2:
-                    h = within(within(got["hessian"].to(F64)).T)
+                    h = within(within(got["hessian"]).T)
                     close(h, true.hessian, rtol, 1e-8 * size, "hessian")
 
             return against
@@ -443,6 +451,25 @@ def _left_as_by_a_plain_step(case: Case) -> None:
         assert torch.equal(left[name], buffer), f"{name} after a step: {left[name]}, not {buffer}"
     for one, other in zip(case.model.modules(), model.modules(), strict=True):
         assert one.training == other.training
+
+
+@pytest.mark.parametrize("how", [{}, {"shuffle": True}, {"shuffle": True, "drop_last": True}])
+def test_batches_that_differ_each_time(how):
+    """A loader that gives other samples at each pass: one pass is kept, or it is refused."""
+    model, loss, _ = made(ZOO["list_of_batches"])
+    dataset = Augmented()
+    try:
+        E = gf.Objective.from_module(model, loss, DataLoader(dataset, 5, **how))
+    except GdflowsError as error:
+        assert re.search("differ|random|same|twice", str(error))
+        return
+    count = 10 if "drop_last" in how else 13
+    x, y = (torch.stack(part) for part in zip(*dataset.given[:count], strict=True))
+    true = gf.Objective.from_module(model, loss, (x, y))
+    for theta in (E.theta0, E.theta0 + 0.1):
+        close(E.value(theta), true.value(theta), 1e-12, 0, "value")
+        close(E.grad(theta), true.grad(theta), 1e-10, 0, "gradient")
+        close(E.hessian(theta), true.hessian(theta), 1e-10, 0, "Hessian")
 
 
 def test_the_zoo_is_large_and_small():

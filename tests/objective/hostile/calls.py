@@ -1,5 +1,7 @@
 """Models called in other ways, and data of other forms."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -10,7 +12,6 @@ from hostile.entry import (
     UNASKED,
     Around,
     batch,
-    either,
     inputs,
     labels,
     net,
@@ -106,39 +107,20 @@ def shuffling_loader():
     return net(), CE, DataLoader(TensorDataset(*batch(12)), 5, shuffle=True)
 
 
-@right_or_refused(
-    "a DataLoader that shuffles and drops the last batch",
-    "drop|differ|shuffl|same",
-    call=_without_loss,
-    optimizer=UNASKED,
-    truth=lambda model, loss, data: float("nan") * model[0].weight.sum(),
-)
-def dropping_loader():
-    return net(), CE, DataLoader(TensorDataset(*batch(13)), 5, shuffle=True, drop_last=True)
-
-
 class Augmented(Dataset):
-    """Another image each time that it is asked."""
+    """Another sample each time that it is asked; it notes what it gave."""
 
     def __init__(self):
-        self.x, self.y = batch(12)
+        self.x, self.y = batch(13)
+        self.given = []
 
     def __len__(self):
-        return 12
+        return 13
 
     def __getitem__(self, i):
-        return self.x[i] + 0.5 * torch.randn(2, dtype=F64), self.y[i]
-
-
-@right_or_refused(
-    "a DataLoader whose data are augmented at random",
-    "differ|random|same|augment",
-    call=_without_loss,
-    optimizer=UNASKED,
-    truth=lambda model, loss, data: float("nan") * model[0].weight.sum(),
-)
-def augmenting_loader():
-    return net(), CE, DataLoader(Augmented(), 5)
+        x = self.x[i] + 0.5 * torch.randn(2, dtype=F64)
+        self.given.append((x, self.y[i]))
+        return x, self.y[i]
 
 
 @refused("batches that can be read once only", "once|generator|iterat|again", optimizer=UNASKED)
@@ -157,11 +139,7 @@ def empty():
     return net(), CE, (inputs(0), labels(0))
 
 
-@refused(
-    "one tensor in place of a pair: two rows would be taken for x and y",
-    "pair|x, y|target|tensor",
-    optimizer=UNASKED,
-)
+@right("one tensor: no target", call=lambda model, loss, data: loss(model(data), None))
 def one_tensor():
     return net(), lambda o, y: o.square().mean(), inputs(2)
 
@@ -195,12 +173,37 @@ def probabilities():
     return net(), CE, (inputs(), torch.rand(12, 2, dtype=F64).softmax(1))
 
 
-@right(
-    "targets that need a float32 view of float64 outputs",
+@right_or_refused(
+    "a loss in float32 of float64 outputs",
+    "float32|precision|rounding",
+    by="hvp",
     orders=1,
-    rtol=1e-6,
-    monitor=either("float32|precision|differ"),
     optimizer=UNASKED,
 )
 def loss_in_float32():
     return net(), lambda o, y: CE(o.float(), y).double(), batch()
+
+
+@right(
+    "a model that computes its own loss, of named inputs",
+    call=lambda model, loss, data: model(**data).loss,
+)
+def own_loss_named():
+    class Own(Around):
+        def forward(self, x, labels=None):
+            out = self.net(x)
+            return SimpleNamespace(loss=CE(out, labels), logits=out)
+
+    return Own(), None, {"x": inputs(), "labels": labels()}
+
+
+@right(
+    "a model that returns its own loss",
+    call=lambda model, loss, data: model(*data),
+)
+def own_loss_scalar():
+    class Own(Around):
+        def forward(self, x, y):
+            return CE(self.net(x), y)
+
+    return Own(), None, batch()

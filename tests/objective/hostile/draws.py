@@ -12,20 +12,24 @@ from torch import Tensor, nn
 
 from hostile.entry import CE, F64, Around, batch, inputs, labels, net, right, right_or_refused
 
-SEEN: dict[float, list[Tensor]] = {}
-REPLAY: dict[float, Tensor] = {}
+SEEN: dict[tuple, list[Tensor]] = {}
+REPLAY: dict[tuple, Tensor] = {}
+
+
+def key(x: Tensor) -> tuple:
+    return len(x), float(x.flatten()[0])
 
 
 def note(x: Tensor, draw: Tensor) -> None:
-    SEEN.setdefault(float(x.flatten()[0]), []).append(draw.detach().clone())
+    SEEN.setdefault(key(x), []).append(draw.detach().clone())
 
 
-def settled() -> dict[float, Tensor]:
+def settled() -> dict[tuple, Tensor]:
     """The draw for each batch; fails if there was more than one."""
     for draws in SEEN.values():
         for other in draws[1:]:
             torch.testing.assert_close(other, draws[0], rtol=1e-9, atol=1e-9)
-    return {key: draws[0] for key, draws in SEEN.items()}
+    return {batch: draws[0] for batch, draws in SEEN.items()}
 
 
 class Factor(nn.Module):
@@ -37,9 +41,8 @@ class Factor(nn.Module):
 
     def forward(self, x):
         h = self.net[1](self.net[0](x))
-        key = float(x.flatten()[0])
         if REPLAY:
-            h = h * REPLAY[key]
+            h = h * REPLAY[key(x)]
         else:
             out = self.noise(h)
             note(x, out / h)
@@ -142,7 +145,7 @@ def gumbel():
         def forward(self, x):
             logits = self.net(x)
             if REPLAY:
-                return (2 * (logits + REPLAY[float(x.flatten()[0])])).softmax(1)
+                return (2 * (logits + REPLAY[key(x)])).softmax(1)
             out = nn.functional.gumbel_softmax(logits, tau=0.5)
             draw = out.log() / 2 - logits
             note(x, draw - draw.mean(1, keepdim=True))
@@ -159,8 +162,7 @@ def variational():
             self.mean, self.spread = (nn.Parameter(torch.randn(2, 2, dtype=F64)) for _ in "ab")
 
         def forward(self, x):
-            key = float(x.flatten()[0])
-            noise = REPLAY[key] if REPLAY else torch.randn_like(self.mean)
+            noise = REPLAY[key(x)] if REPLAY else torch.randn_like(self.mean)
             note(x, noise)
             return (x @ (self.mean + self.spread.exp() * noise)).tanh()
 
@@ -172,7 +174,7 @@ def noisy_loss():
     x = inputs()
 
     def loss(o, y):
-        noise = REPLAY[float(x[0, 0])] if REPLAY else 0.3 * torch.randn_like(o)
+        noise = REPLAY[key(x)] if REPLAY else 0.3 * torch.randn_like(o)
         note(x, noise)
         return CE(o + noise, y) + (o * noise).square().mean()
 

@@ -46,7 +46,9 @@ def layer_norm_unbiased():
     return normed(nn.LayerNorm(3, bias=False))
 
 
-@right("layer normalisation called through torch's lower names")
+@right_or_refused(
+    "layer normalisation called through torch's lower names", "norm|third", by="third"
+)
 def layer_norm_native():
     class Normed(Around):
         def forward(self, x):
@@ -168,7 +170,13 @@ def causal_attention():
     return Attending(), CE, sequences()
 
 
-@right("attention for which the user has chosen a kernel without a second derivative")
+@right_or_refused(
+    "attention for which the user has chosen a kernel without a second derivative",
+    "attention|second",
+    by="hvp",
+    rtol=1e-4,
+    orders=2,
+)
 def chosen_kernel():
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -387,8 +387,10 @@ def data_precision():
     return net(), CE, (x.float(), y)
 
 
-@right(
+@right_or_refused(
     "a float64 network with a float32 part inside",
+    "float32|precision|rounding",
+    by="hvp",
     rtol=1e-4,
     orders=2,
     truth=lambda model, loss, data: loss(model.net(data[0]) * 1.5, data[1]),

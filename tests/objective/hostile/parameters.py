@@ -135,7 +135,7 @@ def plain_containers():
 
 @refused(
     "a parameter that only a plain list holds: not trained, not registered",
-    "not among|list|register|not.*θ|model.parameters",
+    "not part of theta|[Rr]egister",
 )
 def unregistered():
     class Unregistered(Around):
@@ -304,14 +304,16 @@ def old_spectral_norm():
     return model, CE, batch()
 
 
-@right("weight norm")
+@right_or_refused("weight norm", "weight.?norm", by="hvp")
 def weight_norm():
     model = net()
     parametrizations.weight_norm(model[0])
     return model, CE, batch()
 
 
-@right("the old weight norm, by a hook that leaves a tensor behind")
+@right_or_refused(
+    "the old weight norm, by a hook that leaves a tensor behind", "weight.?norm", by="hvp"
+)
 def old_weight_norm():
     model = net()
     with warnings.catch_warnings():
