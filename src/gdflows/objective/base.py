@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,7 @@ class Objective:
         self._due = {"function", "second", "third"} if check else set()
         self._value_needs_graph = False  # a loss that differentiates by its inputs
         self._kinked = False
+        self._plain = False  # whether normalisations must be plain already in second derivatives
         self._twice = False  # whether second derivatives have been seen to exist
         self._count = Counter(values=0, gradients=0, hvps=0, thirds=0, higher=0)
         if theta0 is not None:
@@ -451,7 +453,7 @@ class Objective:
                 "before you ask for E or its derivatives."
             )
         grad = torch.enable_grad if graph or self._value_needs_graph else torch.no_grad
-        with grad():
+        with grad(), PlainNorms() if self._plain else nullcontext():
             return term.run(x, guarded)
 
     def _known(self, leaf: Tensor) -> bool:

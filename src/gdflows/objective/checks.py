@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.objective.graph import kinked, leaves, own_functions
+from gdflows.objective.graph import fused_weight_norm, kinked, leaves, own_functions
 
 if TYPE_CHECKING:
     from gdflows.objective.base import Objective
@@ -69,7 +69,7 @@ def function(E: Objective, theta: Tensor) -> None:
         )
     E._recomputes = first.requires_grad and _recomputes(E, x)
     E._value_needs_graph = _needs_graph(E, x.detach(), first)
-    E._kinked = kinked(first)
+    E._kinked, E._plain = kinked(first), fused_weight_norm(first)
     return None
 
 

@@ -72,9 +72,9 @@ def plan(
         raise InputError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
     own = list(batches)
     if shard and several:
-        own = [batches[i] for i in parallel.share(torch.arange(len(batches)))]
+        own = [batches[i] for i in parallel.share(torch.arange(len(batches), device="cpu"))]
     elif shard:
-        mine = parallel.share(torch.arange(batches[0].size))
+        mine = parallel.share(torch.arange(batches[0].size, device="cpu"))
         own = [batches[0].rows(slice(int(mine[0]), int(mine[-1]) + 1))]
     parts = [p for b in own for p in (b.split(chunk) if chunk else [b])]
     if len(parts) == 1 and not shard:
@@ -175,7 +175,7 @@ def _additive(E, parts, countings, ways) -> list[tuple[str, str]]:
             scale = max((abs(x) for x in (a, b, whole) if math.isfinite(x)), default=0.0)
             if not abs(whole - expected) <= close * scale:
                 alive[name, join] = False
-    everywhere = torch.tensor([float(alive[way]) for way in ways]).to(E.theta0.device)
+    everywhere = torch.tensor([float(alive[way]) for way in ways], device=E.theta0.device)
     everywhere = parallel.total(everywhere) if parallel.size() > 1 else everywhere
     return [w for w, n in zip(ways, everywhere.tolist(), strict=True) if n >= parallel.size()]
 

@@ -227,9 +227,11 @@ def _size(batch: Batch) -> int:
 def _tensors(x):
     """numpy's arrays as tensors; lists of numbers refused."""
     if isinstance(x, np.ndarray):
-        if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-            raise InputError(f"An array of {x.dtype} cannot be made a tensor.")
-        return torch.as_tensor(x)
+        try:  # not as_tensor: that goes to torch's default device
+            shared = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
+            return torch.from_numpy(x if shared else np.array(x, dtype=x.dtype.newbyteorder("=")))
+        except TypeError as e:
+            raise InputError(f"An array of {x.dtype} cannot be made a tensor.") from e
     if isinstance(x, Mapping):
         return {k: _tensors(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
@@ -297,7 +299,7 @@ def takes_target(loss: Callable) -> bool:
 
 def own_loss(out):
     """The loss in what a model returned that computes its own."""
-    if isinstance(out, Tensor):
+    if isinstance(out, Tensor) and out.numel() == 1:
         return out
     if isinstance(out, Mapping) and isinstance(out.get("loss"), Tensor):
         return out["loss"]

@@ -56,6 +56,11 @@ def kinked(e: Tensor) -> bool:
     return any(node.name().startswith(KINKS) for node in nodes(e))
 
 
+def fused_weight_norm(e: Tensor) -> bool:
+    """Whether weight norm stands behind a loss: of its kernel the second derivative is wrong."""
+    return any(node.name().startswith("WeightNorm") for node in nodes(e))
+
+
 def fused_norms(e: Tensor) -> bool:
     """Whether some normalisation behind a loss is one whose third derivative torch gets wrong."""
     return any(node.name().startswith(NORMS) for node in nodes(e))

@@ -59,6 +59,7 @@ class FlatModule(Objective):
         model = getattr(model, "_orig_mod", model)
         self.model, self.loss, self.data = model, loss, data
         self._holder = _Holder(model, loss)
+        self._with_loss = loss_parameters
         self._own = _trainable(model, loss if loss_parameters else None)
         self.names = list(self._own)
         self.shapes = [p.shape for p in self._own.values()]
@@ -85,7 +86,7 @@ class FlatModule(Objective):
         batches, several = read(data, own_loss=loss is None, axis=axis)
         for batch in batches:
             _check_batch(batch, first, moved=several)
-        theta0 = torch.cat([p.detach().reshape(-1) for p in self._own.values()]).clone()
+        theta0 = self.read().clone()
         settings = {"constant": constant, "seed": seed, "check": check}
         self._setup([ModuleTerm(self, batches[0], 1.0)], theta0.numel(), theta0, **settings)
         self._whole = batches
@@ -179,6 +180,21 @@ class FlatModule(Objective):
         parts = theta.split(self._numels)
         named = zip(self.names, parts, self.shapes, strict=True)
         return {n: p.view(s) for n, p, s in named}
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The module's own parameters that θ stands for, by name, in θ's order."""
+        return dict(self._own)
+
+    def read(self) -> Tensor:
+        """The module's parameters as they are now, as one vector ``(D,)``."""
+        return torch.cat([p.detach().reshape(-1) for p in self._own.values()])
+
+    def outdated(self) -> bool:
+        """Whether other parameters require gradients now than when the objective was made."""
+        loss = self.loss if self._with_loss else None
+        now = {id(p) for p in _all_parameters(self.model, loss) if p.requires_grad}
+        return now != {id(p) for p in self._own.values()}
 
     def write(self, theta: Tensor) -> None:
         """Copy θ into the module's own parameters, in place."""
@@ -300,6 +316,10 @@ class _Holder(torch.nn.Module):
 
     def forward(self, action: Callable):
         return action()
+
+
+def _all_parameters(model: torch.nn.Module, loss) -> list[Tensor]:
+    return [*model.parameters(), *(loss.parameters() if loss is not None else ())]
 
 
 def _trainable(model: torch.nn.Module, loss) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Normalisations written in plain operations.
 
 The third derivatives of torch's fused kernels for LayerNorm, BatchNorm (of a batch's own
-statistics), InstanceNorm, RMSNorm and weight norm are wrong: their second backward pass takes the
-saved mean and deviation for constants.
+statistics) and InstanceNorm are wrong: their second backward pass takes the saved mean and
+deviation for constants. Of its kernel for weight norm the second derivative is wrong already.
 """
 
 from __future__ import annotations

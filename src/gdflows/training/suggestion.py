@@ -114,7 +114,7 @@ def suggest_lr(
         )
     now = rates.pop()
     seen = SharpnessMonitor(model, loss, data, optimizer, tol=tol, chunk=chunk).measure()
-    sharpness = seen.sharpness / now
+    sharpness = seen.eigenvalue
     if not sharpness > 0:
         raise InputError("No direction curves upwards here: every learning rate is stable.")
     # With weight decay the edge falls with the rate, in a straight line.
@@ -141,7 +141,7 @@ def suggest_lr(
         now=now,
         sharpness=sharpness,
         edge=was + slope * (lr - now),
-        residual=seen.residual * was / seen.sharpness,
+        residual=seen.residual * was / seen.h_lambda,
         hvps=seen.hvps,
         _losses=losses,
     )
