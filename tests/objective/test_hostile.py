@@ -88,14 +88,17 @@ class Truth:
         finally:
             draws.REPLAY.clear()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
-        return e.detach().sum().to(F64), flat(grads)
+        return flat([e.sum()])[0], flat(grads)
 
     @cached_property
     def reusable(self) -> tuple | None:
         """One module for all evaluations, if it is seen to forget the one before."""
         parts = made(self.entry)
         self.evaluate(self.theta0, parts)
-        used, fresh = (self.evaluate(self.theta1, p) for p in (parts, made(self.entry)))
+        try:
+            used, fresh = (self.evaluate(self.theta1, p) for p in (parts, made(self.entry)))
+        except RuntimeError:  # it has kept a graph that is gone
+            return None
         return parts if all(map(torch.equal, used, fresh)) else None
 
     @cached_property

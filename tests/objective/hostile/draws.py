@@ -10,7 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hostile.entry import CE, F64, Around, batch, inputs, labels, net, right, right_or_refused
+from hostile.entry import (
+    CE,
+    F64,
+    UNASKED,
+    Around,
+    batch,
+    inputs,
+    labels,
+    net,
+    right,
+    right_or_refused,
+)
 
 SEEN: dict[tuple, list[Tensor]] = {}
 REPLAY: dict[tuple, Tensor] = {}
@@ -62,7 +73,9 @@ def _in_chunks(model, loss, data):
     return sum(len(a) * loss(model(a), b) for a, b in parts) / len(x)
 
 
-@right("dropout by its function, in chunks", options={"chunk": 5}, truth=_in_chunks)
+@right(
+    "dropout by its function, in chunks", options={"chunk": 5}, truth=_in_chunks, optimizer=UNASKED
+)
 def dropout_in_chunks():
     return Factor(lambda h: nn.functional.dropout(h, 0.5, training=True)), CE, batch()
 

@@ -191,7 +191,10 @@ def pieces_in_init():
 
 
 @right_or_refused(
-    "a detached alias of a parameter, which follows it", "old|alias|w\\b|memory|detach", by="hvp"
+    "a detached alias of a parameter, which follows it",
+    "old|alias|memory|storage",
+    by="hvp",
+    optimizer=UNASKED,
 )
 def detached_alias():
     class Aliased(nn.Module):
@@ -654,7 +657,7 @@ def masked_gradient():
 @right_or_refused(
     "a hook that clips a parameter's gradient",
     "hook|differ|symmetr",
-    optimizer=either("hook|differ|symmetr"),
+    optimizer=UNASKED,
 )
 def clipped_gradient():
     model = net()
@@ -665,7 +668,7 @@ def clipped_gradient():
 @right_or_refused(
     "a hook that halves a parameter's gradient",
     "hook|differ|symmetr",
-    optimizer=either("hook|differ|symmetr"),
+    optimizer=UNASKED,
 )
 def halved_gradient():
     model = net()
