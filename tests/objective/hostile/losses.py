@@ -91,6 +91,32 @@ def no_grad_inside():
     return Model(), CE, batch()
 
 
+@refused("a graph that ends in the data, not in the parameters", NO_GRAPH, optimizer=UNASKED)
+def graph_of_data():
+    class Model(Around):
+        def forward(self, x):
+            return self.net(x).detach() + x.tanh()
+
+    x, y = batch()
+    return Model(), CE, (x.requires_grad_(), y)
+
+
+@right_or_refused(
+    "features computed under no_grad by layers that are trained",
+    NO_GRAPH + "|differ|symmetr",
+    by="hvp",
+    optimizer=UNASKED,
+)
+def features_without_graph():
+    class Model(Around):
+        def forward(self, x):
+            with torch.no_grad():
+                h = self.net[0](x)
+            return self.net[2](h.tanh())
+
+    return Model(), CE, batch()
+
+
 @refused("a forward pass under inference_mode", NO_GRAPH, optimizer=error("graph|inference"))
 def inference_inside():
     class Model(Around):

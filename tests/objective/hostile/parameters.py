@@ -1,5 +1,6 @@
 """Parameters that are reached, shared, made or masked in ways of their own."""
 
+import copy
 import os
 import warnings
 import weakref
@@ -72,6 +73,18 @@ def look_into_layer():
         lambda o, y: CE(o, y) + (model[0].weight @ model[0].weight.T).square().sum(),
         batch(),
     )
+
+
+@right_or_refused(
+    "a penalty over model.state_dict(), which has no graph",
+    "detach|differ",
+    by="hvp",
+    optimizer=UNASKED,
+)
+def penalty_by_state_dict():
+    model = net()
+    penalty = lambda: model.state_dict()["0.weight"].square().sum()  # noqa: E731
+    return model, lambda o, y: CE(o, y) + o.square().mean() * penalty(), batch()
 
 
 @right("a loss that holds a parameter by a default argument and a partial")
@@ -715,6 +728,23 @@ def reversing_module():
     return model, CE, batch()
 
 
+@right_or_refused(
+    "a hook on an activation that halves what flows back",
+    "hook|differ|symmetr",
+    by="hvp",
+    optimizer=UNASKED,
+)
+def activation_hook():
+    class Damped(Around):
+        def forward(self, x):
+            h = self.net[1](self.net[0](x))
+            if h.requires_grad:
+                h.register_hook(lambda g: g / 2)
+            return self.net[2](h)
+
+    return Damped(), CE, batch()
+
+
 @right("forward hooks: one changes the output, one keeps it")
 def forward_hooks():
     model, kept = net(), {}
@@ -749,6 +779,21 @@ def checkpointed():
 def checkpointed_reentrant():
     model, loss, (x, y) = Checkpointed(use_reentrant=True), CE, batch()
     return model, loss, (x.requires_grad_(), y)
+
+
+@right_or_refused(
+    "activation checkpointing of half a network, reentrant",
+    "checkpoint|reentrant",
+    optimizer=either("checkpoint|reentrant"),
+)
+def checkpointed_tail_reentrant():
+    class Half(Around):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(
+                self.net[1:], self.net[0](x), use_reentrant=True
+            )
+
+    return Half(), CE, batch()
 
 
 @right("activation checkpointing of half a network, with early layers outside")
@@ -797,6 +842,46 @@ def traced():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.trace(net(), inputs(), check_trace=False), CE, batch()
+
+
+@right("torch.func.functional_call inside the model")
+def functional_call_inside():
+    class Inner(Around):
+        def forward(self, x):
+            doubled = {n: 2 * p for n, p in self.net.named_parameters()}
+            return torch.func.functional_call(self.net, doubled, (x,))
+
+    return Inner(), CE, batch()
+
+
+@right_or_refused(
+    "a copy of a layer made in the forward pass", "deepcopy|copied", optimizer=UNASKED
+)
+def copied_inside():
+    class Copying(Around):
+        def forward(self, x):
+            frozen = copy.deepcopy(self.net).requires_grad_(False)
+            return self.net(x) - 0 * frozen(x)
+
+    return Copying(), CE, batch()
+
+
+@right("a loss that clears the model's gradients")
+def zero_grad_inside():
+    model = net()
+
+    def loss(o, y):
+        model.zero_grad()
+        return CE(o, y)
+
+    return model, loss, batch()
+
+
+@refused("parameters on the meta device", "meta", optimizer=UNASKED)
+def meta():
+    with torch.device("meta"):
+        model = nn.Linear(2, 2, dtype=F64)
+    return model, CE, batch()
 
 
 @right("a model in a DataParallel wrapper")
