@@ -9,11 +9,17 @@ culprit), or ``right_or_refused``. None may be silently wrong.
 from hostile import (  # noqa: F401
     batches,
     calls,
+    curvature,
     draws,
+    functions,
+    hooks,
     kernels,
     losses,
+    made,
     modules,
-    parameters,
+    norms,
+    odd,
+    reached,
     state,
 )
 from hostile.entry import ZOO, Hostile
