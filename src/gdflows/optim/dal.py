@@ -145,9 +145,7 @@ class DAL(CurvatureOptimizer):
                 .clamp_(max=self.cap)
                 for g, c in zip(unit, curved, strict=True)
             ]  # fmt: skip
-            self.rate = (
-                float(norm([r * g for r, g in zip(rates, seen.used, strict=True)])) / length
-            )
+            self.rate = float(norm([r * g for r, g in zip(rates, seen.used, strict=True)])) / length
         else:
             self.rate = min(self._rate(curvature), self.cap)
             rates = [self.rate] * len(unit)

@@ -103,6 +103,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.hvp = self._asked = hvp
         self.max_norm, self.check = max_norm, check
         self._twice = self._looked = self._evaluating = False
+        self._others: list = []  # parameters that a closure's loss has besides
         self._checked: list[str] = []
         self.cost: Counter[str] = Counter(gradients=0, hvps=0)
 
@@ -250,12 +251,16 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict:
         """Everything, where torch keeps groups and moments only; hooks and patches stay behind."""
-        kept = {k: v for k, v in vars(self).items() if k != "step" and not k.endswith("_hooks")}
+        left_out = ("step", "_others")
+        kept = {
+            k: v for k, v in vars(self).items() if k not in left_out and not k.endswith("_hooks")
+        }
         return kept | {"_left": [watch.left(p) for p in self._parameters()]}
 
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
         own = state.pop("_left", [])
+        self.__dict__.setdefault("_others", [])
         super().__setstate__(state)
         watch.leave([p for p, ours in zip(self._parameters(), own, strict=False) if ours])
 

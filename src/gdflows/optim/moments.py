@@ -69,7 +69,9 @@ class Moments:
         """A direction and a factor: the step is minus the learning rate times both."""
         counts = gather(states, "count")
         if min(counts) != max(counts):  # some joined later
-            each = [self._direction(n, [s], [g]) for n, s, g in zip(counts, states, grads, strict=True)]
+            each = [
+                self._direction(n, [s], [g]) for n, s, g in zip(counts, states, grads, strict=True)
+            ]
             return [factor * moves[0] for moves, factor in each], 1.0
         return self._direction(counts[0], states, grads)
 
@@ -85,9 +87,7 @@ class Moments:
             means, factor = torch._foreach_div(means, below), factor * root
         return list(means), factor
 
-    def precondition(
-        self, states: Sequence[dict], count: int | None = None
-    ) -> list[Tensor] | None:
+    def precondition(self, states: Sequence[dict], count: int | None = None) -> list[Tensor] | None:
         """Diagonal of D, 1/(√v̂ + ε); None for 1.
 
         The edge is that of a count, by default of the oldest among the parameters. The average of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -57,10 +58,10 @@ class Evaluation:
             )
         watch.refuse_accumulated(type(optimizer).__name__, self.parameters)
         self._graphs = None
-        self._random = watch.random_state(self.parameters) if products else {}
         for p in self.parameters:
             p.grad = None
         optimizer._evaluating = True
+        self._random = watch.random_state(self.parameters) if products else {}
         try:
             self._look(exact=products and optimizer.hvp != "difference")
         except BaseException:
@@ -84,19 +85,20 @@ class Evaluation:
                 result = self._call(waiting.pop(0), sown and total is None)
                 if total is None and isinstance(result, (list, tuple)):
                     # Of a wrapper that takes one closure only, such as Lightning's.
-                    self.closures = waiting = watch.as_list(type(optimizer).__name__, result)
+                    self.closures = watch.as_list(type(optimizer).__name__, result)
+                    waiting = list(self.closures)
                     continue
                 loss = watch.scalar(result)
                 if total is None and sown:
                     for p in self.parameters:
                         p.grad = None
+                    exact = self._survey(loss) and exact
                 share = loss if len(self.closures) == 1 else loss / len(self.closures)
                 graph = self._graph(share) if exact else None
                 graphs.append(graph)
                 if graph is None or parallel.size() > 1:
                     # DistributedDataParallel averages gradients on the way back.
-                    with watch.explained():
-                        share.backward(retain_graph=graph is not None)
+                    self._backward(share, retain=graph is not None)
                 else:
                     for p, g in zip(self.parameters, graph, strict=True):
                         p.grad = g.detach() if p.grad is None else p.grad + g.detach()
@@ -155,6 +157,32 @@ class Evaluation:
         name = type(self.optimizer).__name__
         return watch.call(name, self.parameters, closure, sown)
 
+    def _survey(self, loss: Tensor) -> bool:
+        """Note whose parameters there are besides ours; whether a graph reaches all of ours."""
+        ours, others, reaches = {id(p) for p in self.parameters}, {}, True
+        for node in nodes([loss.grad_fn]):
+            leaf = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) not in ours:
+                others[id(leaf)] = weakref.ref(leaf)
+            reaches = reaches and node.name() != "CheckpointFunctionBackward"
+        self.optimizer._others = list(others.values())
+        if not reaches and self.optimizer.hvp != "difference":
+            self._without(RuntimeError("reentrant checkpoints have none; use_reentrant=False has"))
+        return reaches
+
+    def _backward(self, share: Tensor, retain: bool = False) -> None:
+        """Into our parameters' ``grad``; that of others' is left as it is."""
+        others = [] if parallel.size() > 1 else [ref() for ref in self.optimizer._others]
+        kept = [(q, q.grad) for q in others if q is not None]
+        for q, _ in kept:
+            q.grad = None
+        try:
+            with watch.explained():
+                share.backward(retain_graph=retain)
+        finally:
+            for q, grad in kept:
+                q.grad = grad
+
     def _graph(self, share: Tensor):
         try:
             with watch.explained():
@@ -191,10 +219,8 @@ class Evaluation:
         watch.set_random_state(self._random)
         with torch.enable_grad(), watch.frozen_statistics(), watch.explained(again=True):
             for closure in self.closures:
-                (watch.scalar(self._call(closure)) / len(self.closures)).backward()
-        return [
-            torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self.parameters
-        ]
+                self._backward(watch.scalar(self._call(closure)) / len(self.closures))
+        return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self.parameters]
 
     @contextmanager
     def _moved(self, vectors: list[Tensor], step: float) -> Iterator[None]:
@@ -337,16 +363,10 @@ class Evaluation:
         """Whether differences in this precision cross kinks that derivatives know nothing of."""
         if self.grads[0].dtype == torch.float64:
             return False
-        seen, waiting = set(), [g.grad_fn for graph in self._graphs for g in graph]
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in seen:
-                continue
-            if node.name().partition("Backward")[0] in KINKS:
-                return True
-            seen.add(node)
-            waiting.extend(after for after, _ in node.next_functions)
-        return False
+        return any(
+            node.name().partition("Backward")[0] in KINKS
+            for node in nodes([g.grad_fn for graph in self._graphs for g in graph])
+        )
 
     def _symmetric(self, vectors: list[Tensor], found: list[Tensor]) -> bool:
         """Whether ⟨g, Hv⟩ = ⟨v, Hg⟩."""
@@ -354,6 +374,17 @@ class Evaluation:
         left, right = dot(self.grads, found), dot(vectors, other)
         size = float(norm(self.grads) * norm(found) + norm(vectors) * norm(other))
         return abs(left - right) <= 1e-2 * size
+
+
+def nodes(roots: list) -> Iterator:
+    """All nodes of a graph, each once."""
+    seen, waiting = set(), list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(after for after, _ in node.next_functions)
+            yield node
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -76,9 +76,8 @@ class SharpnessCallback(L.Callback):
         self._steps = trainer.global_step
         seen = self.monitor.step()
         if seen is not None:
-            pl_module.log_dict(
-                {"sharpness/ratio": seen.ratio, "sharpness/h_lambda": seen.sharpness}
-            )
+            h_lambda = seen.ratio * seen.edge
+            pl_module.log_dict({"sharpness/ratio": seen.ratio, "sharpness/h_lambda": h_lambda})
 
     def state_dict(self) -> dict:
         return {} if self.monitor is None else {"monitor": self.monitor.state_dict()}
