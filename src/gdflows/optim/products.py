@@ -172,8 +172,9 @@ class Evaluation:
 
     def _backward(self, share: Tensor, retain: bool = False) -> None:
         """Into our parameters' ``grad``; that of others' is left as it is."""
+        ours = {id(p) for p in self.parameters}
         others = [] if parallel.size() > 1 else [ref() for ref in self.optimizer._others]
-        kept = [(q, q.grad) for q in others if q is not None]
+        kept = [(q, q.grad) for q in others if q is not None and id(q) not in ours]
         for q, _ in kept:
             q.grad = None
         try:
