@@ -101,7 +101,9 @@ def test_a_state_of_another_optimiser_is_refused():
     with pytest.raises(InputError, match="optimizer is 'DAL' there, 'CDAT' here"):
         CDAT(model.parameters()).load_state_dict(DAL(model.parameters()).state_dict())
     with pytest.raises(InputError, match="no state of AdaEoS"):
-        AdaEoS(model.parameters()).load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
+        AdaEoS(model.parameters()).load_state_dict(
+            torch.optim.Adam(model.parameters()).state_dict()
+        )
     old = DAL(model.parameters()).state_dict()
     del old["extra"]["settings"]
     with pytest.warns(UserWarning, match="before settings"):

@@ -110,7 +110,8 @@ def suggest_lr(
     InputError
         For optimisers whose edge is not known, or which choose their rate themselves; before an
         adaptive one's first step (it has no preconditioner yet), with groups of different or
-        negative learning rates, or where no direction curves upwards.
+        negative learning rates, with groups whose weight decay makes their edges differ by more
+        than a hundredth at that rate, or where no direction curves upwards.
 
     Notes
     -----
@@ -207,4 +208,7 @@ def _marginal(optimizer: torch.optim.Optimizer, eigenvalue: float) -> float:
     probe = 1e-3 * at_zero / (eigenvalue + decay)
     with _at_rate(optimizer, probe):
         slope = (at_zero - stability_edge(optimizer)) / probe
-    return at_zero / (eigenvalue + slope)
+    lr = at_zero / (eigenvalue + slope)
+    with _at_rate(optimizer, lr):
+        stability_edge(optimizer)  # refuses groups whose decay makes a difference there
+    return lr
