@@ -401,7 +401,7 @@ def test_parameters_that_start_at_zero(base):
 
 KEPT = {
     "DAL": 0, "DAL-momentum": 1, "DAL-each": 1, "CDAT": 2, "AdaEoS": 4, "AdaEoS-sgd": 2,
-    "AdaEoS-free": 4, "AdaEoS-momentum": 3,
+    "AdaEoS-free": 4, "AdaEoS-momentum": 4,
 }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def arguments(folder, **settings):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_transformers(make, parts, tmp_path):
     """Against the same batches by hand, in one piece, with transformers' count of labels."""
-    seen = []
+    seen, settled = [], {} if make is MAKERS["DAL"] else {"eps": 1e-3}  # Adam divides by roundings
 
     class Watched(ClosureTrainer):
         def training_step(self, model, inputs, *args):
@@ -191,11 +191,14 @@ def test_transformers(make, parts, tmp_path):
         tmp_path, per_device_train_batch_size=4 // parts, gradient_accumulation_steps=parts
     )
     trainer = Watched(
-        model, settings, train_dataset=rows(), optimizers=(make(model.parameters()), None)
+        model,
+        settings,
+        train_dataset=rows(),
+        optimizers=(make(model.parameters(), **settled), None),
     )
     loss = trainer.train().training_loss
     other, losses = tiny().train(), []
-    optimizer = make(other.parameters())
+    optimizer = make(other.parameters(), **settled)
     batches = [torch.cat(seen[k : k + parts]) for k in range(0, 3 * parts, parts)]
     for ids in batches:
         counted = {"labels": ids, "num_items_in_batch": torch.tensor(ids.numel())}

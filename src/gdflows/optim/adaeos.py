@@ -98,12 +98,13 @@ class AdaEoS(CurvatureOptimizer):
     its average, with minibatches twice the largest of late, halves η, asks for a refresh and ends
     the climb. One that is not finite, or fifty times the average, takes parameters and moments back
     to the last refresh and divides η by four; after twenty of these in a row a ``NonFiniteError``
-    is raised. "Back" is to the parameters of that refresh; averages of gradients and of
-    parameters begin anew there, that of squared gradients stays.
+    is raised. "Back" is to the parameters of that refresh, on momentum to its average too. On Adam
+    that begins anew, as the average of parameters does on schedule-free Adam; the average of
+    squared gradients stays.
 
     **Memory.** Beyond parameters and gradient it keeps, in numbers a parameter: a vector for the
-    power iteration and the copy that a guard goes back to, which is two on SGD; one moment more on
-    momentum; two more on Adam and schedule-free Adam, which makes four.
+    power iteration and the copy that a guard goes back to, which is two on SGD; the average and
+    a copy of it more on momentum, two moments more on Adam and schedule-free Adam: four.
 
     **Parameters that join later**, unfrozen or by ``add_param_group``: their averages of gradients
     begin at zero with their own first step, as in ``torch.optim.AdamW``. Under schedule-free
@@ -393,7 +394,11 @@ class AdaEoS(CurvatureOptimizer):
     def _keep(self, parameters: list[Tensor]) -> None:
         """What to go back to."""
         for p in parameters:
-            self.state[p]["kept"] = p.detach().clone()
+            state = self.state[p]
+            state["kept"] = p.detach().clone()
+            if not self.moments.second and "exp_avg" in state:
+                state["kept_exp_avg"] = state["exp_avg"].clone()
+                state["kept_count"] = state["count"]
 
     def _go_back(self, seen: Evaluation) -> None:
         self.trips += 1
@@ -414,7 +419,10 @@ class AdaEoS(CurvatureOptimizer):
                 if "kept" not in state:
                     continue  # it has not moved yet
                 p.copy_(state["kept"])
-                if "exp_avg" in state:
+                if "kept_exp_avg" in state:
+                    state["exp_avg"].copy_(state["kept_exp_avg"])
+                    state["count"] = state["kept_count"]
+                elif "exp_avg" in state:  # a copy of Adam's moments would be two numbers more
                     state["exp_avg"].zero_()
                 if "z" in state:
                     state["z"].copy_(p)
