@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from gdflows.errors import InputError
 from gdflows.optim import closures as watch
 from gdflows.optim.closures import Closure
-from gdflows.optim.products import Evaluation, dot, norm
+from gdflows.optim.products import Evaluation
+from gdflows.optim.vectors import dot, norm
 
 __all__ = ["Closure", "CurvatureOptimizer", "Evaluation", "check_range", "dot", "norm"]
 

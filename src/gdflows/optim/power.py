@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gdflows.optim.products import Evaluation, norm
+from gdflows.optim.products import Evaluation
+from gdflows.optim.vectors import norm
 
 
 def iterate(

@@ -1,11 +1,11 @@
-"""One batch at one point: loss, gradient, and products with the Hessian, checked once."""
+"""One batch at one point: loss, gradient, and products with the Hessian."""
 
 from __future__ import annotations
 
 import math
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,22 +15,13 @@ from torch import Tensor
 from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.objective import twice_differentiable
+from gdflows.optim import checks
 from gdflows.optim import closures as watch
 from gdflows.optim.closures import Closure
+from gdflows.optim.vectors import nodes, norm
 
 if TYPE_CHECKING:
     from gdflows.optim.evaluation import CurvatureOptimizer
-
-AGREE = 0.05  # products and differences of gradients, relatively; what is beyond is looked into
-REPEATS = 1e3  # by how many roundings a gradient may differ when it is computed again
-# Nodes whose gradient jumps. Many samples cross such kinks on the way of a difference in single
-# precision, so that differences say nothing about torch's second derivative there.
-KINKS = {
-    "Relu", "LeakyRelu", "Threshold", "Hardtanh", "Hardswish", "Hardsigmoid", "PreluKernel",
-    "RreluWithNoise", "Abs", "Clamp", "ClampMin", "ClampMax", "Where", "Maximum", "Minimum", "Max",
-    "Min", "Amax", "Amin", "MaxPool1D", "MaxPool2DWithIndices", "MaxPool3DWithIndices",
-    "AdaptiveMaxPool2D", "AdaptiveMaxPool3D", "Sort", "Topk",
-}  # fmt: skip
 
 
 class Evaluation:
@@ -148,8 +139,8 @@ class Evaluation:
         if self._graphs is not None:
             found = self._exact(vectors)
             if self._graphs is not None:
-                return self._checked_exact(vectors, found)
-        return self._checked_difference(vectors, self._difference(vectors))
+                return checks.of_exact(self, vectors, found)
+        return checks.of_difference(self, vectors, self._difference(vectors))
 
     # -- the gradient ----------------------------------------------------------------------------
 
@@ -304,103 +295,6 @@ class Evaluation:
             return 0.0
         scale = float(norm(self.parameters)) + 1e-3 * len(self.parameters)
         return torch.finfo(vectors[0].dtype).eps ** 0.5 * scale / size
-
-    # -- checks, at the first product of either kind ---------------------------------------------
-
-    def _due(self, kind: str, vectors: list[Tensor], found: list[Tensor]) -> bool:
-        checks = self.optimizer._checked
-        if not self.optimizer.check or kind in checks:
-            return False
-        return self._step(vectors) > 0 and math.isfinite(float(norm(found)))
-
-    def _spend(self, vectors: list[Tensor], step: float) -> list[Tensor]:
-        self.optimizer.cost["checks"] += 1
-        return self._gradient_at(vectors, step)
-
-    def _checked_difference(self, vectors: list[Tensor], found: list[Tensor]) -> list[Tensor]:
-        """A closure that is another function at each call has no differences."""
-        if self._due("difference", vectors, found):
-            self._require_repeatable(vectors, float(norm(found)) * self._step(vectors))
-            self.optimizer._checked.append("difference")
-        return found
-
-    def _require_repeatable(self, vectors: list[Tensor], change: float) -> None:
-        off = float(norm(_minus(self._spend(vectors, 0.0), self.grads)))
-        eps = torch.finfo(self.grads[0].dtype).eps
-        if off > REPEATS * eps * float(norm(self.grads)) and off > 0.01 * change:
-            raise InputError(
-                "The closure gave another gradient at the same parameters: its data or random "
-                "numbers change between calls (next(iterator), a generator of its own, numpy), or "
-                "it keeps something from call to call. Draw them before step; torch's own random "
-                "numbers are repeated."
-            )
-
-    def _checked_exact(self, vectors: list[Tensor], found: list[Tensor]) -> list[Tensor]:
-        """torch's second derivative against a difference of gradients."""
-        if not self._due("exact", vectors, found):
-            return found
-        step = self._step(vectors)
-        first = [g / step for g in _minus(self._spend(vectors, step), self.grads)]
-        gap, size = float(norm(_minus(first, found))), float(norm(first))
-        rounding = 100 * torch.finfo(self.grads[0].dtype).eps * float(norm(self.grads)) / step
-        if gap > AGREE * max(size, float(norm(found))) + rounding:
-            back = [g / step for g in _minus(self.grads, self._spend(vectors, -step))]
-            if float(norm(_minus(first, back))) > 0.2 * gap:
-                # They contradict each other: another function each time, or no verdict.
-                self._require_repeatable(vectors, size * step)
-            elif not self._kinked() or not self._symmetric(vectors, found):
-                self._refuse(
-                    "torch's second derivative contradicts differences of gradients by "
-                    f"{gap / max(size, float(norm(found))):.0%}: some function, perhaps a "
-                    "torch.autograd.Function of your own, has a wrong one",
-                    "If that is not so, check=False leaves this check out.",
-                )
-                self.optimizer._checked.append("difference")  # they repeat
-                return first
-        self.optimizer._checked.append("exact")
-        return found
-
-    def _kinked(self) -> bool:
-        """Whether differences in this precision cross kinks that derivatives know nothing of."""
-        if self.grads[0].dtype == torch.float64:
-            return False
-        return any(
-            node.name().partition("Backward")[0] in KINKS
-            for node in nodes([g.grad_fn for graph in self._graphs for g in graph])
-        )
-
-    def _symmetric(self, vectors: list[Tensor], found: list[Tensor]) -> bool:
-        """Whether ⟨g, Hv⟩ = ⟨v, Hg⟩."""
-        other = self._exact(self.grads)
-        left, right = dot(self.grads, found), dot(vectors, other)
-        size = float(norm(self.grads) * norm(found) + norm(vectors) * norm(other))
-        return abs(left - right) <= 1e-2 * size
-
-
-def nodes(roots: list) -> Iterator:
-    """All nodes of a graph, each once."""
-    seen, waiting = set(), list(roots)
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting.extend(after for after, _ in node.next_functions)
-            yield node
-
-
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all entries together."""
-    parts = torch._foreach_norm([t.detach() for t in tensors])
-    return torch.linalg.vector_norm(torch.stack([part.to(tensors[0]) for part in parts]))
-
-
-def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """Inner product of all entries together."""
-    return float(sum((a * b).sum().double() for a, b in zip(left, right, strict=True)))
-
-
-def _minus(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
-    return [a - b for a, b in zip(left, right, strict=True)]
 
 
 def _mean(x: Tensor) -> Tensor:
