@@ -179,7 +179,7 @@ def _directions(E: Objective, theta: Tensor, gradient: Tensor) -> tuple[Tensor, 
     size = _norm(gradient)
     along = gradient / size if size and torch.isfinite(gradient / size).all() else 0.0
     found = []
-    for weight in (0.5, 1.0):
+    for weight in (0.5, 1.5):  # not 1: with one parameter it could cancel
         r = torch.randn(theta.numel(), generator=generator, dtype=torch.float64, device="cpu")
         r = E._masked(r.to(theta))
         found.append(r / (_norm(r) or 1.0) + weight * along)
