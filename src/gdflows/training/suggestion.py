@@ -94,7 +94,9 @@ def suggest_lr(
     Parameters
     ----------
     model, loss, data, optimizer, **settings
-        As for :class:`gdflows.SharpnessMonitor`. Take as many samples as are affordable: on few the curvature is larger than that of the loss.
+        As for :class:`gdflows.SharpnessMonitor`. Take as many samples as are affordable: on
+        few the curvature is larger than that of the loss.
+
     tol : float
         Relative accuracy of the eigenvalue.
 
