@@ -116,7 +116,7 @@ def logged(command: list, log: Path) -> int:
     """Run it with its words in `log`; once a minute say that it is at work. Its exit status."""
     begun = time.monotonic()
     with log.open("w") as out, stopped_at_the_end(
-        subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
     ) as child:
         while True:
             try:
