@@ -122,9 +122,9 @@ def logged(command: list, log: Path) -> int:
             try:
                 return child.wait(QUIET)
             except subprocess.TimeoutExpired:
-                last = ANSI.sub("", log.read_text(errors="replace")).split()
-                where = " ".join(last[-4:])
-                say(f"  at work for {span(time.monotonic() - begun)}: {where}")
+                words = re.split(r"[\r\n]+", ANSI.sub("", log.read_text(errors="replace")))
+                last = next((line for line in reversed(words) if re.search(r"\w", line)), "")
+                say(f"  at work for {span(time.monotonic() - begun)}: {last.strip()[:80]}")
 
 
 def address() -> str:
