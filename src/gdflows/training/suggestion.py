@@ -96,7 +96,6 @@ def suggest_lr(
     model, loss, data, optimizer, **settings
         As for :class:`gdflows.SharpnessMonitor`. Take as many samples as are affordable: on
         few the curvature is larger than that of the loss.
-
     tol : float
         Relative accuracy of the eigenvalue.
 
