@@ -60,5 +60,9 @@ class InterruptedRunError(GdflowsError, RuntimeError):
     """A run stopped for want of memory or disk space; what it had saved is kept."""
 
 
+class ProcessLostError(GdflowsError, RuntimeError):
+    """Of several processes that work together, another one ended or did not answer in time."""
+
+
 class EdgeWarning(UserWarning):
     """Training has crossed its optimiser's stability edge."""
