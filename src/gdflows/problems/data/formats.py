@@ -58,6 +58,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, shape: tuple) -> np
         if len(raw) != math.prod(shape) or f.read(1):
             raise damaged(path, f"{name} has not as many numbers as it says")
     array = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
+    array = np.ascontiguousarray(array)  # another order would round means differently
     return _classes(path, name, array) if array.ndim == 1 else array
 
 
