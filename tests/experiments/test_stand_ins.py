@@ -18,7 +18,7 @@ from gdflows.problems.data.sources import source_of
 
 # What is made smaller than in the records' own checks, by study.
 SMALLER = {
-    "edge-models": {"n": 4, "start": 1},
+    "edge-models": {"n": 4, "start": 1, "steps": 1, "every": 1, "rtol": 1e-3},
     "eos": {"n": 20},
     "step-size": {"n": 20},
     "one-step": {"n": 20},
@@ -69,7 +69,10 @@ def test_recorded_study_runs_on_a_stand_in(name, stand_in, record_property):
     one, two = (carry_out(study, config) for _ in range(2))
     apart = [c for c in one if c == "microseconds"]
     pd.testing.assert_frame_equal(one.drop(columns=apart), two.drop(columns=apart))
-    now, then = (table.set_index(list(keys)) for table in (one, run.table))
+    table = run.table
+    if study == "edge-models":  # one step between two rows in place of some
+        table = table.assign(step=table.step // run.config["every"])
+    now, then = one.set_index(list(keys)), table.set_index(list(keys))
     assert len(now.index.difference(then.index)) == 0
     then = then.loc[now.index]
     assert set(now) <= set(then)
