@@ -18,10 +18,16 @@ from gdflows.problems.data.sources import source_of
 
 # What is made smaller than in the records' own checks, by study.
 SMALLER = {
-    "edge-models": {"n": 4, "start": 1, "steps": 1, "every": 1, "rtol": 1e-3},
-    "eos": {"n": 20},
-    "step-size": {"n": 20},
+    "edge-models": {"n": 4, "start": 1, "every": 1, "steps": 1, "rtol": 1e-2},
+    "eos": {"n": 20, "widths": "8-8", "every": 1, "steps": 2},
+    "step-size": {"n": 20, "every": 1, "steps": 2},
     "one-step": {"n": 20},
+}
+# The transformers' fields cost so much that they follow some of their flows only.
+SMALLER_STILL = {
+    "edge-models-cifar": {"widths": "8-8"},
+    "edge-models-gpt": {"n": 2, "models": "NGF,rod,edge"},
+    "edge-models-vit": {"n": 2, "models": "NGF,rod,edge"},
 }
 ELSEWHERE = [name for name, of in DATA.items() if of is not None and source_of(of).files]
 
@@ -65,13 +71,15 @@ def test_recorded_study_runs_on_a_stand_in(name, stand_in, record_property):
     config = dict(run.config)
     study = config.pop("study")
     keys, shorten = CHECKS[study]
-    config |= dict(shorten(config)) | SMALLER.get(study, {})
+    config |= dict(shorten(config)) | SMALLER.get(study, {}) | SMALLER_STILL.get(name, {})
     one, two = (carry_out(study, config) for _ in range(2))
     apart = [c for c in one if c == "microseconds"]
     pd.testing.assert_frame_equal(one.drop(columns=apart), two.drop(columns=apart))
     table = run.table
-    if study == "edge-models":  # one step between two rows in place of some
+    if "every" in SMALLER.get(study, {}):  # one step between two rows in place of some
         table = table.assign(step=table.step // run.config["every"])
+    if "reached" in one:  # a row that is there because these data are learnt sooner
+        one = one[~one.reached]
     now, then = one.set_index(list(keys)), table.set_index(list(keys))
     assert len(now.index.difference(then.index)) == 0
     then = then.loc[now.index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ class SpectralDensity:
         Hessian-vector products spent.
     """
 
-    nodes: Tensor
-    weights: Tensor
+    nodes: Tensor = field(repr=False)
+    weights: Tensor = field(repr=False)
     dim: int
     hvps: int
 
