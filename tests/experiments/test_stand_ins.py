@@ -12,7 +12,7 @@ import pytest
 from recorded import DATA, note
 
 from gdflows import problems, runs
-from gdflows.experiments.registry import CHECKS, carry_out
+from gdflows.experiments.registry import CHECKS, carry_out, know_all
 from gdflows.problems import data
 from gdflows.problems.data.sources import source_of
 
@@ -70,6 +70,7 @@ def test_recorded_study_runs_on_a_stand_in(name, stand_in, record_property):
     run = runs.load(name)
     config = dict(run.config)
     study = config.pop("study")
+    know_all()
     keys, shorten = CHECKS[study]
     config |= dict(shorten(config)) | SMALLER.get(study, {}) | SMALLER_STILL.get(name, {})
     one, two = (carry_out(study, config) for _ in range(2))

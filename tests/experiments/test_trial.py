@@ -9,7 +9,9 @@ import torch
 
 import gdflows as gf
 from gdflows.errors import DataError, InputError
-from gdflows.experiments import contestants, trial
+from gdflows.experiments import trial
+from gdflows.experiments.trial import contestants
+from gdflows.experiments.trial.study import draw
 from gdflows.experiments.trial.tasks import TASKS, task
 from gdflows.runs import Log
 
@@ -186,7 +188,7 @@ def test_a_trial_is_drawn(tmp_path):
 
     table = pd.DataFrame(rows("a", 0.1, 0, 100, 80) + rows("b", 0.0, 0, 100, 20))
     figure = plt.figure()
-    trial.draw(figure, [gf.runs.Run("short", {"study": "trial"}, table, {})])
+    draw(figure, [gf.runs.Run("short", {"study": "trial"}, table, {})])
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["b", "a"]
     assert sorted(float(line.get_xdata()[0]) for line in ax.lines) == [20, 80]

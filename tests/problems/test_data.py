@@ -209,19 +209,6 @@ def test_what_was_made_of_a_set_has_the_digest_of_its_own_tensors():
     assert "_read" not in repr(d) and d.digest not in repr(d)
 
 
-def test_what_is_loaded_meanwhile_is_noted():
-    load("digits")
-    with data.loaded() as outer:
-        load("iris")
-        with data.loaded() as inner:
-            load("digits", standardise="none")
-            load("digits")
-    load("breast-cancer")
-    digits = {"name": "digits", "sha256": load("digits").digest}
-    assert inner == [digits]
-    assert outer == [{"name": "iris", "sha256": load("iris").digest}, digits]
-
-
 def test_short_dtypes_are_rounded_after_the_scaling():
     exact = load("breast-cancer", dtype=torch.float32)
     for dtype in (torch.float16, torch.bfloat16):

@@ -63,7 +63,7 @@ def test_it_sees_the_preconditioned_sharpness_of_the_model_s_own_loss(tmp_path):
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         hessian = gf.Objective(loss, len(theta)).hessian(theta)
     top = torch.linalg.eigvalsh(scale[:, None] * hessian * scale)[-1]
-    assert history.sharpness.iloc[-1] == pytest.approx(float(top), rel=2e-3)
+    assert history.h_lambda.iloc[-1] == pytest.approx(float(top), rel=2e-3)
 
 
 def test_training_is_left_as_it_was(tmp_path):
@@ -75,7 +75,7 @@ def test_training_is_left_as_it_was(tmp_path):
 def test_in_chunks_it_is_the_same(tmp_path):
     whole, parts = SharpnessCallback(batch(), every=3), SharpnessCallback(batch(), every=3, chunk=4)
     train([whole, parts], tmp_path)
-    for column in ("loss", "sharpness"):
+    for column in ("loss", "h_lambda"):
         a, b = (w.monitor.history[column] for w in (whole, parts))
         assert list(a) == pytest.approx(list(b), rel=1e-3)
 

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.objective.derivatives import derivative, pull, pull_all, twice_differentiable
+from gdflows.objective import checks
+from gdflows.objective.derivatives import derivative, pull, pull_all
+from gdflows.objective.graph import fused_norms, twice_differentiable
+from gdflows.objective.norms import PlainNorms
+from gdflows.objective.point import Point
+from gdflows.objective.randomness import Draw
+from gdflows.objective.terms import Term, scalar
+
+if TYPE_CHECKING:
+    from gdflows.objective.module import FlatModule
 
 LARGEST_DENSE = 20_000  # a float64 Hessian of this size takes 3.2 GB
 
@@ -31,9 +42,29 @@ class Objective:
         The number D of parameters. Without it, any length is taken.
     theta0 : Tensor, optional
         A natural starting point, shape ``(D,)``; kept as ``theta0``.
+    constant : bool
+        The loss may be constant. Without it a loss that has no graph is refused: it was detached.
+    seed : int
+        Of the random numbers that the loss draws (dropout): the same ones at every evaluation, so
+        that E is a function. Nobody else's random state is touched.
+    check : bool
+        Check the loss and torch's derivatives of it once, see Notes. False for who knows.
+
+    Raises
+    ------
+    InputError
+        If the loss is no function of θ, or torch's derivatives of it are wrong.
 
     Notes
     -----
+    **Checks.** At the first evaluation: that two evaluations agree, and that the loss depends on no
+    trained tensor besides θ (three evaluations). At the first Hessian-vector product: that second
+    derivatives are symmetric, and that they and the gradient agree with differences (about four
+    gradients, two products, three values). At the first third derivative: that it agrees with a
+    difference of products (three gradients, three products). They are made once and are not
+    counted in :attr:`cost`; :attr:`checks` says how well each held. Differences tell nothing
+    about losses with kinks (ReLU) in single precision.
+
     The vector's dtype and device are the caller's and are never changed. Complex vectors are
     taken where the loss is holomorphic: then ``grad``, ``hvp``, ``third`` and ``hessian`` are
     the complex derivatives E', E'', E''' (no conjugates). The Cauchy-Riemann equations are
@@ -58,7 +89,15 @@ class Objective:
         dim: int | None = None,
         *,
         theta0: Tensor | None = None,
+        constant: bool = False,
+        seed: int = 0,
+        check: bool = True,
     ):
+        if isinstance(function, torch.nn.Module):
+            raise InputError(
+                f"Objective needs a function of a flat vector, and {type(function).__name__} is a "
+                "torch module: use Objective.from_module(model, loss, data)."
+            )
         if not callable(function):
             raise InputError(
                 "Objective needs a function from a vector to a scalar, "
@@ -69,15 +108,32 @@ class Objective:
             dim = theta0.numel() if dim is None else dim
         if dim is not None and dim < 1:
             raise InputError(f"dim must be at least 1, got {dim}.")
-        self._setup([function], dim, theta0)
+        self._setup([Term(function)], dim, theta0, constant=constant, seed=seed, check=check)
 
-    def _setup(self, terms: Sequence[Callable], dim: int | None, theta0: Tensor | None) -> None:
+    def _setup(
+        self,
+        terms: Sequence[Term],
+        dim: int | None,
+        theta0: Tensor | None,
+        *,
+        constant: bool,
+        seed: int,
+        check: bool,
+    ) -> None:
         #: The loss as a list of callables whose sum it is: one, or one a chunk of the data.
         self.terms = list(terms)
         self.dim = dim
         self.theta0 = theta0
         #: Whether the terms of other processes are to be added, see ``shard`` of from_module.
         self.shared = False
+        #: What has been checked, by name, and how well it held: see Notes.
+        self.checks: dict[str, float | None] = {}
+        self._constant, self._draw = constant, Draw(seed)
+        # Each check is made once, where it is first needed; with check=False never.
+        self._due = {"function", "second", "third"} if check else set()
+        self._value_needs_graph = False  # a loss that differentiates by its inputs
+        self._kinked = False
+        self._plain = False  # whether normalisations must be plain already in second derivatives
         self._twice = False  # whether second derivatives have been seen to exist
         self._count = Counter(values=0, gradients=0, hvps=0, thirds=0, higher=0)
         if theta0 is not None:
@@ -87,37 +143,60 @@ class Objective:
     def from_module(
         cls,
         model: torch.nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        data: tuple[Tensor, Tensor],
+        loss: Callable | None = None,
+        data=None,
         *,
         chunk: int | None = None,
         reduction: str | None = None,
+        count: Callable | None = None,
+        axis: int | tuple[int, int] = 0,
+        loss_parameters: bool = False,
         shard: bool = False,
-    ) -> Objective:
+        constant: bool = False,
+        seed: int = 0,
+        check: bool = True,
+    ) -> FlatModule:
         """The loss of a torch module on a fixed data set, as a function of all its parameters.
 
         Parameters
         ----------
         model : torch.nn.Module
             Parameters that require gradients become θ, in the order of
-            ``model.named_parameters()``; shared parameters appear once. Buffers are used as they
-            are, and never changed. The module itself is left alone until
+            ``model.named_parameters()``; shared parameters appear once. Buffers and other state
+            are used as they are, and never changed. The module itself is left alone until
             :meth:`~gdflows.objective.FlatModule.write`.
-        loss : callable
-            ``loss(model(x), y)``, a scalar.
-        data : tuple of Tensor
-            ``(x, y)``, N samples along the first axis of each.
+        loss : callable, optional
+            ``loss(model(x), y)``, a scalar; ``loss(model(x))`` where there is no target. Without
+            it the model computes its own: ``model(**batch).loss``, or ``model(*batch)`` if that is
+            a scalar.
+        data
+            ``(x, y)``, tensors or numpy arrays with the samples along the first axis;
+            ``((a, b), y)`` or ``({"a": a}, y)`` for several inputs; ``(x, None)`` or ``x`` without
+            a target; a dict, of which ``labels`` (or ``label``, ``target``, ``y``) is the target;
+            a ``TensorDataset``; or a DataLoader or list of such batches. Batches are read once and
+            kept; each is a term of its own, weighted by what its loss is a mean over.
         chunk : int, optional
             Evaluate this many samples at a time and add up, so that the full-batch derivatives
             of a large data set fit in memory. The result is the same up to rounding.
         reduction : {"mean", "sum"}, optional
-            How ``loss`` joins its samples. By default ``loss.reduction`` where there is one,
-            else ``"mean"``. Only chunks and shares need it.
+            How ``loss`` joins its samples. By default ``loss.reduction`` where there is one, else
+            what holds. Only chunks, batches and shares need it.
+        count : callable, optional
+            Over how many things the loss of a part is a mean, from its target: by default its
+            samples, its labels that are not ignored, or the weights of their classes, whichever
+            holds.
+        axis : int or (int, int)
+            The axis of the samples; of inputs and target, if they differ.
+        loss_parameters : bool
+            Take the trained parameters of a loss that is a module into θ, after the model's.
         shard : bool
             In each process of a ``torch.distributed`` group evaluate a share of the samples
             only, and add up value and derivatives over the group. All processes must be given
             the same data and ask for the same derivatives in the same order; they get the same
             bits. Without a group nothing changes.
+        constant, seed, check
+            As for :class:`Objective`. ``check=False`` also leaves out the comparison of chunks
+            with the whole.
 
         Returns
         -------
@@ -128,12 +207,25 @@ class Objective:
         Raises
         ------
         InputError
-            If the module has no trainable parameters, mixes dtypes or devices, or cannot be
-            evaluated in chunks.
+            If the module has no trainable parameters, mixes dtypes or devices, cannot be called
+            with the data, cannot be evaluated in parts, or if its loss is no function of θ.
+
+        Notes
+        -----
+        Loss and derivatives are computed with θ in the module's place, so that penalties over
+        ``model.parameters()`` and recomputed activations are differentiated too. Parameters kept
+        in a list are found by their place in the loss's graph and taken in. Gradient hooks that
+        are masks are applied; then E is the loss within the mask's range.
+
+        Making it costs three evaluations of the loss (of one batch, where there are several), and
+        three more on all data with chunks or batches.
         """
         from gdflows.objective.module import FlatModule
 
-        return FlatModule(model, loss, data, chunk=chunk, reduction=reduction, shard=shard)
+        return FlatModule(
+            model, loss, data, chunk=chunk, reduction=reduction, count=count, axis=axis,
+            loss_parameters=loss_parameters, shard=shard, constant=constant, seed=seed, check=check,
+        )  # fmt: skip
 
     # -- derivatives ---------------------------------------------------------------------------
 
@@ -151,10 +243,14 @@ class Objective:
             Zero-dimensional.
         """
         self._check(theta)
+        self._look(theta)
         self._count["values"] += 1
-        with torch.no_grad():
-            total = self._joined(sum(self._evaluate(term, theta) for term in self.terms))
-        return self._finite(total, "loss", theta)
+        total = 0.0
+        for number in range(len(self.terms)):
+            x = theta.detach().clone()
+            x = x.requires_grad_() if self._value_needs_graph else x
+            total = total + self._run(number, x, lambda evaluate: evaluate().detach(), False)
+        return self._finite(self._joined(total), "loss", theta)
 
     def grad(self, theta: Tensor) -> Tensor:
         """The gradient ∇E(θ), shape ``(D,)``."""
@@ -163,14 +259,20 @@ class Objective:
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and its gradient, for the price of the gradient."""
         self._check(theta)
+        self._look(theta)
         self._count["gradients"] += 1
         value, grad = 0.0, torch.zeros_like(theta)
-        for term in self.terms:
-            x = theta.detach().clone().requires_grad_()
-            e = self._evaluate(term, x)
-            value = value + e.detach()
-            grad += derivative(e, x, graph=theta.is_complex()).detach()
-        value, grad = self._joined(value), self._joined(grad)
+        for number in range(len(self.terms)):
+            x = self._leaf(theta)
+
+            def both(evaluate, x=x):
+                e = evaluate()
+                return e.detach(), derivative(e, x, graph=x.is_complex()).detach()
+
+            e, g = self._run(number, x, both)
+            value = value + e
+            grad += g
+        value, grad = self._joined(value), self._masked(self._joined(grad))
         self._finite(value, "loss", theta)
         return value, self._finite(grad, "gradient", theta)
 
@@ -190,15 +292,23 @@ class Objective:
             Of v's shape.
         """
         vectors = self._vectors(theta, v, "v")
+        self._look(theta)
+        self._verify("second", theta)
+        masked = self._masked(vectors)
         out = torch.zeros_like(vectors)
         self._count["gradients"] += 1
         self._count["hvps"] += len(vectors)
         # term by term, so that only one chunk's graph is alive at a time
-        for term in self.terms:
-            x, g = self._gradient_graph(term, theta)
-            for i, w in enumerate(vectors):
-                out[i] += pull(g, w, x).detach()
-        out = self._joined(out)
+        for number in range(len(self.terms)):
+            x = self._leaf(theta)
+
+            def products(evaluate, x=x):
+                g = self._second(derivative(evaluate(), x, graph=True))
+                for i, w in enumerate(masked):
+                    out[i] += pull(g, w, x).detach()
+
+            self._run(number, x, products)
+        out = self._masked(self._joined(out))
         self._finite(out, "Hessian-vector product", theta)
         return out.reshape(v.shape)
 
@@ -222,15 +332,28 @@ class Objective:
         *vectors : Tensor
             v₁ … v_m, each of shape ``(D,)``; none gives the gradient.
         """
-        vectors = [self._vectors(theta, v, f"vector {i + 1}")[0] for i, v in enumerate(vectors)]
         self._check(theta)
+        vectors = [self._vectors(theta, v, f"vector {i + 1}")[0] for i, v in enumerate(vectors)]
+        self._look(theta)
+        if vectors:
+            self._verify("second" if len(vectors) == 1 else "third", theta)
+        vectors = [self._masked(v) for v in vectors]
         self._count["gradients"] += 1
         self._count_contraction(len(vectors))
         out = torch.zeros_like(theta)
-        for term in self.terms:
-            x, g = self._gradient_graph(term, theta)
-            out += pull_all(g, vectors, x)
-        return self._finite(self._joined(out), f"derivative of order {len(vectors) + 1}", theta)
+        for number in range(len(self.terms)):
+            x = self._leaf(theta)
+
+            def contraction(evaluate, x=x):
+                e = evaluate()
+                if len(vectors) > 1 and fused_norms(e):
+                    with PlainNorms():
+                        e = evaluate()
+                return pull_all(self._second(derivative(e, x, graph=True)), vectors, x)
+
+            out += self._run(number, x, contraction)
+        out = self._masked(self._joined(out))
+        return self._finite(out, f"derivative of order {len(vectors) + 1}", theta)
 
     def hessian(self, theta: Tensor) -> Tensor:
         """The full Hessian ∇²E(θ), shape ``(D, D)``, from D Hessian-vector products.
@@ -254,6 +377,7 @@ class Objective:
     def at(self, theta: Tensor) -> Point:
         """One point, at which many derivatives are wanted: its gradient's graph is paid once."""
         self._check(theta)
+        self._look(theta)
         return Point(self, theta)
 
     # -- what it cost --------------------------------------------------------------------------
@@ -269,6 +393,84 @@ class Objective:
 
     # -- inside --------------------------------------------------------------------------------
 
+    def _look(self, theta: Tensor) -> None:
+        """At the first evaluation: is the loss a function of θ, and one that torch sees?"""
+        self._once("function", checks.function, theta)
+
+    def _verify(self, which: str, theta: Tensor) -> None:
+        """At the first product and the first third derivative: are torch's derivatives right?"""
+        try:
+            self._once(which, checks.DERIVATIVES[which], theta)
+        except NonFiniteError:
+            self._due.add(which)  # what is asked for may be finite all the same
+
+    def _once(self, which: str, check: Callable, theta: Tensor) -> None:
+        if which not in self._due or theta.is_complex():
+            return
+        self._due.discard(which)
+        before = dict(self._count)
+        try:
+            check(self, theta)
+        except InputError:
+            self._due.add(which)  # refused again next time
+            raise
+        finally:
+            self._count.update({k: before[k] - n for k, n in self._count.items()})
+
+    def _leaf(self, theta: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled() or theta.is_inference():
+            raise InputError(
+                "Under torch.inference_mode there are no derivatives: leave it, or use "
+                "torch.no_grad (in which gdflows turns gradients on for itself)."
+            )
+        with torch.enable_grad():
+            return theta.detach().clone().requires_grad_()
+
+    def _run(self, number: int, x: Tensor, action: Callable, graph: bool = True):
+        """``action(evaluate)`` with a term in place at x, its random numbers fixed.
+
+        Without a graph, ``evaluate`` builds one only where the loss itself differentiates.
+        """
+        term = self.terms[number]
+
+        def guarded(evaluate):
+            def once() -> Tensor:
+                with self._draw.fixed(number, x.device):
+                    e = scalar(evaluate(), x)
+                if graph and not e.requires_grad and not self._constant:
+                    raise InputError(
+                        "The loss has no graph: it was detached, computed under no_grad, or does "
+                        "not depend on the parameters. If it is meant to be constant, say "
+                        "constant=True."
+                    )
+                return e
+
+            return action(once)
+
+        if torch.is_autocast_enabled(x.device.type):
+            raise InputError(
+                "Inside torch.autocast curvature drowns in rounding: leave the autocast region "
+                "before you ask for E or its derivatives."
+            )
+        grad = torch.enable_grad if graph or self._value_needs_graph else torch.no_grad
+        with grad(), PlainNorms() if self._plain else nullcontext():
+            return term.run(x, guarded)
+
+    def _known(self, leaf: Tensor) -> bool:
+        """Whether a tensor behind the loss may be one that requires gradients: of the data."""
+        return False
+
+    def _take_in(self, leaves: Sequence[Tensor]) -> bool:
+        """Make tensors that are parts of θ, but were reached past it, parts of it."""
+        return False
+
+    def _named(self, leaf: Tensor) -> str:
+        return f"a tensor of shape {tuple(leaf.shape)}"
+
+    def _masked(self, v: Tensor) -> Tensor:
+        """Of vectors ``(…, D)``, what is left by the masks that a module's gradients pass."""
+        return v
+
     def _check(self, theta: Tensor, name: str = "theta") -> None:
         if not isinstance(theta, Tensor):
             raise InputError(f"{name} must be a torch tensor, got {type(theta).__name__}.")
@@ -283,6 +485,11 @@ class Objective:
             raise InputError(
                 f"{name} is {theta.dtype}; derivatives need a floating-point dtype, "
                 "e.g. theta.double()."
+            )
+        if torch.finfo(theta.dtype).bits < 32:
+            raise InputError(
+                f"{name} is in half precision ({theta.dtype}), where curvature drowns in rounding: "
+                "use float32 or float64."
             )
 
     def _count_contraction(self, m: int) -> None:
@@ -301,31 +508,6 @@ class Objective:
         if v.dtype != theta.dtype:
             raise InputError(f"{name} is {v.dtype}, theta {theta.dtype}: convert one of them.")
         return v.reshape(-1, v.shape[-1])
-
-    def _evaluate(self, term: Callable, theta: Tensor) -> Tensor:
-        e = term(theta)
-        if not isinstance(e, Tensor):
-            raise InputError(
-                f"The loss returned a {type(e).__name__}, not a torch tensor, "
-                "so it has no derivative. Compute it with torch operations on theta."
-            )
-        if e.ndim != 0:
-            if e.numel() != 1:
-                raise InputError(
-                    f"The loss returned shape {tuple(e.shape)}; it must return a scalar. "
-                    "Did you forget .sum() or .mean()?"
-                )
-            e = e.reshape(())
-        if theta.is_complex() and not e.is_complex():
-            raise InputError(
-                "The loss is real at a complex theta, so it is not holomorphic "
-                "(abs, .real, |r|² or conj?). Write squares as r * r."
-            )
-        return e
-
-    def _gradient_graph(self, term: Callable, theta: Tensor) -> tuple[Tensor, Tensor]:
-        x = theta.detach().clone().requires_grad_()
-        return x, self._second(derivative(self._evaluate(term, x), x, graph=True))
 
     def _second(self, g: Tensor) -> Tensor:
         """The gradient, once it is seen that torch can differentiate it."""
@@ -351,65 +533,3 @@ class Objective:
                 f"{theta.dtype} (try float64)."
             )
         return value
-
-
-class Point:
-    """An objective at one point: value and gradient computed once, products pulled at will.
-
-    Made by :meth:`Objective.at`. Keeps the graph of the gradient, so that each further product
-    costs about one gradient instead of two. With several chunks the graphs of all chunks would
-    fill the memory that chunks were to save; they are then rebuilt for every call.
-
-    Attributes
-    ----------
-    theta : Tensor
-        Where, shape ``(D,)``.
-    value : Tensor
-        E(θ), zero-dimensional.
-    grad : Tensor
-        ∇E(θ), shape ``(D,)``.
-    """
-
-    def __init__(self, objective: Objective, theta: Tensor):
-        self.objective = objective
-        self.theta = theta.detach()
-        self._graph = None
-        if len(objective.terms) == 1:
-            objective._count["gradients"] += 1
-            x = self.theta.clone().requires_grad_()
-            e = objective._evaluate(objective.terms[0], x)
-            g = objective._second(derivative(e, x, graph=True))
-            self._graph = x, g
-            # Cloned, since a sum over processes is made in place and the graph needs its own.
-            value, grad = (objective._joined(part.detach().clone()) for part in (e, g))
-            self.value = objective._finite(value, "loss", theta)
-            self.grad = objective._finite(grad, "gradient", theta)
-        else:
-            self.value, self.grad = objective.value_and_grad(theta)
-
-    def hvp(self, v: Tensor) -> Tensor:
-        """∇²E(θ) v for one vector ``(D,)`` or several rows ``(k, D)``."""
-        if self._graph is None:
-            return self.objective.hvp(self.theta, v)
-        vectors = self.objective._vectors(self.theta, v, "v")
-        x, g = self._graph
-        self.objective._count["hvps"] += len(vectors)
-        out = self.objective._joined(torch.stack([pull(g, w, x).detach() for w in vectors]))
-        return self.objective._finite(out, "Hessian-vector product", self.theta).reshape(v.shape)
-
-    def third(self, u: Tensor, v: Tensor) -> Tensor:
-        """∇³E(θ)[u, v], shape ``(D,)``."""
-        return self.contract(u, v)
-
-    def contract(self, *vectors: Tensor) -> Tensor:
-        """∇ᵐ⁺¹E(θ)[v₁, …, v_m], shape ``(D,)``: see :meth:`Objective.contract`."""
-        if self._graph is None:
-            return self.objective.contract(self.theta, *vectors)
-        objective = self.objective
-        vectors = [
-            objective._vectors(self.theta, v, f"vector {i + 1}")[0] for i, v in enumerate(vectors)
-        ]
-        x, g = self._graph
-        objective._count_contraction(len(vectors))
-        out = objective._joined(pull_all(g, vectors, x))
-        return objective._finite(out, f"derivative of order {len(vectors) + 1}", self.theta)

@@ -10,24 +10,6 @@ from torch import Tensor
 from gdflows.errors import InputError
 
 
-def twice_differentiable(grads: Sequence[Tensor]) -> bool:
-    """Whether torch can differentiate these gradients completely.
-
-    Behind a function that is differentiable once only torch puts a node that raises an error. But
-    a derivative with respect to given inputs never visits it: it is just left out.
-    """
-    seen, waiting = set(), [g.grad_fn for g in grads]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "torch::autograd::Error":
-            return False
-        seen.add(node)
-        waiting.extend(after for after, _ in node.next_functions)
-    return True
-
-
 def derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
     """E'(x), with a graph to differentiate again if asked.
 
@@ -35,13 +17,15 @@ def derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:
     derivative of a holomorphic E. Whether E is holomorphic is seen from Im E, whose torch
     gradient must be i times that of Re E (Cauchy-Riemann).
     """
-    if not e.requires_grad:  # the loss does not depend on x (a constant)
+    if not e.requires_grad:  # a constant
         return torch.zeros_like(x) + 0 * x
     if not x.is_complex():
-        (g,) = torch.autograd.grad(e, x, create_graph=graph)
+        (g,) = torch.autograd.grad(e, x, create_graph=graph, materialize_grads=True)
         return g
-    (g,) = torch.autograd.grad(e.real, x, create_graph=graph, retain_graph=True)
-    (other,) = torch.autograd.grad(e.imag, x, retain_graph=graph)
+    (g,) = torch.autograd.grad(
+        e.real, x, create_graph=graph, retain_graph=True, materialize_grads=True
+    )
+    (other,) = torch.autograd.grad(e.imag, x, retain_graph=graph, materialize_grads=True)
     scale = g.detach().abs().max() + other.abs().max()
     gap = (other - 1j * g.detach()).abs().max()
     if gap > 1e3 * torch.finfo(x.dtype).eps ** 0.75 * scale:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
 from transformers import TrainerCallback
 
 from gdflows.errors import InputError
@@ -17,12 +15,11 @@ class SharpnessCallback(TrainerCallback):
 
     Parameters
     ----------
-    batch : mapping of str to Tensor
-        The batch on which to measure, as the model takes it, labels included: the loss is the
-        one that the model returns. Samples along the first axis of each.
-    every, tol, chunk
-        As in :class:`gdflows.SharpnessMonitor`. In chunks the loss must be a mean over samples,
-        so sequences should not be padded.
+    data : mapping of str to Tensor, or batches
+        On what to measure, as the model takes it, labels included: the loss is the one that the
+        model returns. A batch, or a DataLoader or list of them; taken to the model's device.
+    every, tol, **settings
+        As in :class:`gdflows.SharpnessMonitor`.
 
     Attributes
     ----------
@@ -31,52 +28,28 @@ class SharpnessCallback(TrainerCallback):
 
     Examples
     --------
-    >>> from gdflows.adapters.huggingface import SharpnessCallback  # doctest: +SKIP
-    >>> watch = SharpnessCallback(next(iter(loader)))  # doctest: +SKIP
-    >>> Trainer(model, arguments, train_dataset=data, callbacks=[watch])  # doctest: +SKIP
+    >>> import torch
+    >>> from gdflows.adapters.huggingface import SharpnessCallback
+    >>> tokens = torch.randint(0, 50, (4, 16))
+    >>> watch = SharpnessCallback({"input_ids": tokens, "labels": tokens})
+    >>> watch.monitor  # made when transformers.Trainer(model, ..., callbacks=[watch]) trains
     """
 
-    def __init__(
-        self,
-        batch: Mapping[str, Tensor],
-        *,
-        every: int = 100,
-        tol: float = 0.05,
-        chunk: int | None = None,
-    ):
-        lengths = {name: len(part) for name, part in batch.items()}
-        if "labels" not in lengths:
+    def __init__(self, data, **settings):
+        one = isinstance(data, Mapping)
+        if one and "labels" not in data:
             raise InputError("The batch has no 'labels', so the model returns no loss.")
-        if len(set(lengths.values())) != 1:
+        if one and len({len(part) for part in data.values()}) != 1:
+            lengths = {name: len(part) for name, part in data.items()}
             raise InputError(f"The batch's parts have different lengths: {lengths}.")
-        self._batch = dict(batch)
-        self._settings = {"every": every, "tol": tol, "chunk": chunk}
+        self._data = [data] if one else data  # batches are taken to the model's device
+        self._settings = settings
         self.monitor: SharpnessMonitor | None = None
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
         while hasattr(optimizer, "optimizer"):  # accelerate's wrapping
             optimizer = optimizer.optimizer
-        device = next(model.parameters()).device
-        rows = torch.arange(len(self._batch["labels"]), device=device)
-        batch = {name: part.to(device) for name, part in self._batch.items()}
-        self.monitor = SharpnessMonitor(
-            _ByRows(model, batch), _loss_of_output, (rows, rows), optimizer, **self._settings
-        )
+        self.monitor = SharpnessMonitor(model, None, self._data, optimizer, **self._settings)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.monitor.step()
-
-
-class _ByRows(torch.nn.Module):
-    """A model of keyword arguments as one of the rows of a batch."""
-
-    def __init__(self, model: torch.nn.Module, batch: dict[str, Tensor]):
-        super().__init__()
-        self.model, self.batch = model, batch
-
-    def forward(self, rows: Tensor):
-        return self.model(**{name: part[rows] for name, part in self.batch.items()})
-
-
-def _loss_of_output(output, rows: Tensor) -> Tensor:
-    return output["loss"]

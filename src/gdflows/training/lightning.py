@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import lightning.pytorch as L
-from torch import Tensor
 
 from gdflows.errors import InputError
 from gdflows.training.monitor import SharpnessMonitor
@@ -18,9 +17,9 @@ class SharpnessCallback(L.Callback):
     ----------
     loss : callable
         ``loss(module(x), y)``, a scalar, as the module's ``training_step`` computes it.
-    data : tuple of Tensor
-        The batch ``(x, y)`` on which to measure; taken to the module's device.
-    every, tol, chunk
+    data
+        The batch ``(x, y)`` on which to measure, or a DataLoader; taken to the module's device.
+    every, tol, **settings
         As in :class:`gdflows.SharpnessMonitor`.
 
     Attributes
@@ -36,22 +35,17 @@ class SharpnessCallback(L.Callback):
 
     Examples
     --------
-    >>> from gdflows.adapters.lightning import SharpnessCallback  # doctest: +SKIP
-    >>> watch = SharpnessCallback(torch.nn.MSELoss(), (x, y))  # doctest: +SKIP
-    >>> L.Trainer(callbacks=[watch]).fit(module, loader)  # doctest: +SKIP
+    >>> import torch, lightning as L
+    >>> from gdflows.adapters.lightning import SharpnessCallback
+    >>> x, y = torch.randn(8, 2), torch.randn(8, 1)
+    >>> watch = SharpnessCallback(torch.nn.MSELoss(), (x, y))
+    >>> trainer = L.Trainer(callbacks=[watch], logger=False)  # then trainer.fit(module, loader)
     """
 
-    def __init__(
-        self,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        data: tuple[Tensor, Tensor],
-        *,
-        every: int = 100,
-        tol: float = 0.05,
-        chunk: int | None = None,
-    ):
-        self._loss, self._data = loss, data
-        self._settings = {"every": every, "tol": tol, "chunk": chunk}
+    def __init__(self, loss: Callable | None, data, **settings):
+        # batches are taken to the module's device
+        self._loss, self._data = loss, [data] if isinstance(data, (tuple, Mapping)) else data
+        self._settings = settings
         self.monitor: SharpnessMonitor | None = None
         self._restored: dict | None = None
         self._steps = 0
@@ -62,9 +56,8 @@ class SharpnessCallback(L.Callback):
                 f"The module has {len(trainer.optimizers)} optimisers; the sharpness is compared "
                 "with the edge of one."
             )
-        data = tuple(part.to(pl_module.device) for part in self._data)
         self.monitor = SharpnessMonitor(
-            pl_module, self._loss, data, trainer.optimizers[0], **self._settings
+            pl_module, self._loss, self._data, trainer.optimizers[0], **self._settings
         )
         if self._restored is not None:
             self.monitor.load_state_dict(self._restored)
@@ -76,9 +69,7 @@ class SharpnessCallback(L.Callback):
         self._steps = trainer.global_step
         seen = self.monitor.step()
         if seen is not None:
-            pl_module.log_dict(
-                {"sharpness/ratio": seen.ratio, "sharpness/h_lambda": seen.sharpness}
-            )
+            pl_module.log_dict({"sharpness/ratio": seen.ratio, "sharpness/h_lambda": seen.h_lambda})
 
     def state_dict(self) -> dict:
         return {} if self.monitor is None else {"monitor": self.monitor.state_dict()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -9,8 +10,6 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdflows.curvature.tracking import Tracker
 from gdflows.errors import EdgeWarning, InputError
@@ -28,13 +27,15 @@ class Sharpness:
         Steps of the optimiser so far.
     loss : float
         On the monitor's batch.
-    sharpness : float
+    h_lambda : float
         hλ: the largest eigenvalue of the Hessian, preconditioned as the optimiser does it, times
         the learning rate.
+    eigenvalue : float
+        λ itself; not a number at a learning rate of 0.
     edge : float
         The value of hλ at which the optimiser's linearised step is marginal.
     ratio : float
-        ``sharpness / edge``: above 1 the step overshoots.
+        ``h_lambda / edge``: above 1 the step overshoots.
     residual : float
         Of the eigenpair, in units of the edge.
     hvps : int
@@ -43,11 +44,22 @@ class Sharpness:
 
     step: int
     loss: float
-    sharpness: float
+    h_lambda: float
+    eigenvalue: float
     edge: float
     ratio: float
     residual: float
     hvps: int
+
+    @property
+    def sharpness(self) -> float:
+        """The former name of ``h_lambda``."""
+        warnings.warn(
+            "Sharpness.sharpness is hλ and is now called h_lambda; λ is eigenvalue.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.h_lambda
 
 
 class SharpnessMonitor:
@@ -57,11 +69,12 @@ class SharpnessMonitor:
     ----------
     model : torch.nn.Module
         The model in training; it is read, never changed.
-    loss : callable
-        ``loss(model(x), y)``, a scalar.
-    data : tuple of Tensor
-        The batch ``(x, y)`` on which to measure. One fixed batch, as large as affordable: what
-        is measured is the sharpness of the loss on it.
+    loss : callable or None
+        ``loss(model(x), y)``, a scalar; None for a model that computes its own.
+    data
+        On what to measure: a batch ``(x, y)``, a DataLoader, or any form that
+        :meth:`gdflows.Objective.from_module` takes. It is read once and kept, and as much of it as
+        is affordable: what is measured is the sharpness of the loss on it.
     optimizer : torch.optim.Optimizer
         The one in use: see :func:`gdflows.optim.stability_edge` for those that are known. Its
         learning rate and moments are read anew each time, so schedulers are followed.
@@ -69,8 +82,9 @@ class SharpnessMonitor:
         Steps between two measurements.
     tol : float
         Relative accuracy of the sharpness.
-    chunk : int, optional
-        As in :meth:`gdflows.Objective.from_module`, where the batch does not fit in memory.
+    **settings
+        Of :meth:`gdflows.Objective.from_module`: ``chunk=``, where the data do not fit in memory,
+        ``reduction=``, ``count=``, ``axis=``, ``loss_parameters=``, ``check=``.
 
     Notes
     -----
@@ -80,8 +94,10 @@ class SharpnessMonitor:
     batch of the training's size that was 6 to 8 % of the training at ``every=100`` (a tanh
     network of 656,810 parameters, SGD and Adam); :attr:`overhead` says what it is.
 
-    Dropout is drawn once for each measurement, from a seed of its own; torch's random state is
-    left alone, and so are gradients and the running statistics of batch normalisation.
+    Making it evaluates the loss a few times, so that data which do not fit the model are refused
+    at once. Dropout is drawn from a seed of its own, the same at every measurement; torch's random
+    state is left alone, and so are gradients and the running statistics of batch normalisation.
+    The first measurement checks torch's second derivatives, as every objective does.
 
     Examples
     --------
@@ -103,32 +119,23 @@ class SharpnessMonitor:
     def __init__(
         self,
         model: torch.nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        data: tuple[Tensor, Tensor],
+        loss: Callable | None,
+        data,
         optimizer: torch.optim.Optimizer,
         *,
         every: int = 100,
         tol: float = 0.05,
-        chunk: int | None = None,
+        **settings,
     ):
         if every < 1:
             raise InputError(f"every must be at least 1, got {every}.")
-        stability_edge(optimizer)  # an unknown optimiser is refused now, not after N steps
-        coarse = [
-            n
-            for n, p in model.named_parameters()
-            if p.requires_grad and torch.finfo(p.dtype).bits < 32
-        ]
-        if coarse:
-            raise InputError(
-                f"{coarse[0]} is in half precision, where curvature drowns in rounding. Keep the "
-                "parameters in float32 and use autocast, or monitor a float32 copy."
-            )
+        # What cannot be measured is refused now, not after N steps.
+        stability_edge(optimizer)
         self.model, self.optimizer, self.every, self.tol = model, optimizer, every, tol
-        self._loss, self._data, self._chunk = loss, data, chunk
+        self._loss, self._data, self._settings = loss, data, settings
         self._steps, self._seen = 0, []
         self._busy, self._began = 0.0, None
-        self._names: list[str] | None = None
+        self._tracker = self._fresh()
 
     def step(self) -> Sharpness | None:
         """Count a step; measure at every N-th. Call it after each ``optimizer.step()``.
@@ -151,34 +158,28 @@ class SharpnessMonitor:
     def measure(self) -> Sharpness:
         """Measure now, and add it to the history."""
         start = time.perf_counter()
-        trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        if list(trainable) != self._names:  # at first, and when layers are frozen or freed
-            self._names = list(trainable)
+        if self._tracker.objective.outdated():  # layers were frozen or freed
             self._tracker = self._fresh()
-        parameters = list(trainable.values())
-        theta = torch.cat([p.detach().reshape(-1) for p in parameters])
-        scale = preconditioner(self.optimizer, parameters).sqrt()
-        devices = {p.device for p in parameters if p.device.type == "cuda"}
-        # Fused attention has no second derivative; its plain form has.
-        with torch.random.fork_rng(devices=devices), sdpa_kernel(SDPBackend.MATH):
-            torch.manual_seed(0)
-            point = self._tracker.objective.at(theta)
-            pair = self._tracker.update(point, scale=scale)
-        edge = stability_edge(self.optimizer)
-        sharpness = float(pair.values[0])
+        objective = self._tracker.objective
+        scale = preconditioner(self.optimizer, list(objective.parameters.values())).sqrt()
+        point = objective.at(objective.read())
+        pair = self._tracker.update(point, scale=scale)
+        edge, h_lambda = stability_edge(self.optimizer), float(pair.values[0])
+        lr = max(float(group["lr"]) for group in self.optimizer.param_groups)
         seen = Sharpness(
             step=self._steps,
             loss=float(point.value),
-            sharpness=sharpness,
+            h_lambda=h_lambda,
+            eigenvalue=h_lambda / lr if lr > 0 else math.nan,
             edge=edge,
-            ratio=sharpness / edge,
+            ratio=h_lambda / edge,
             residual=float(pair.residuals[0]) / edge,
             hvps=pair.hvps,
         )
         if seen.ratio > 1 and self._seen and self._seen[-1].ratio <= 1:
             warnings.warn(
                 f"Step {seen.step}: the sharpness has reached {seen.ratio:.2f} of this "
-                f"optimiser's stability edge (hλ = {sharpness:.3g}, edge {edge:.3g}). The loss "
+                f"optimiser's stability edge (hλ = {h_lambda:.3g}, edge {edge:.3g}). The loss "
                 "may now fall unsteadily; if it rises, lower the learning rate.",
                 EdgeWarning,
                 stacklevel=3,
@@ -213,18 +214,27 @@ class SharpnessMonitor:
 
     def state_dict(self) -> dict:
         """For a checkpoint: with it, monitoring goes on as if never interrupted."""
-        tracker = self._tracker.state_dict() if self._names else None
-        seen = [asdict(s) for s in self._seen]
-        return {"steps": self._steps, "seen": seen, "names": self._names, "tracker": tracker}
+        return {
+            "steps": self._steps,
+            "seen": [asdict(s) for s in self._seen],
+            "names": self._tracker.objective.names,
+            "tracker": self._tracker.state_dict() if self._seen else None,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from :meth:`state_dict`."""
-        self._steps, self._names = state["steps"], state["names"]
+        names = self._tracker.objective.names
+        if state["tracker"] is not None and state["names"] != names:
+            raise InputError(
+                "The checkpoint's monitor watched other parameters: freeze or free the same layers "
+                f"before loading ({len(state['names'])} then, {len(names)} now)."
+            )
+        self._steps = state["steps"]
         self._seen = [Sharpness(**s) for s in state["seen"]]
-        if self._names is not None:
-            self._tracker = self._fresh()
+        self._tracker = self._fresh()
+        if state["tracker"] is not None:
             self._tracker.load_state_dict(state["tracker"])
 
     def _fresh(self) -> Tracker:
-        objective = Objective.from_module(self.model, self._loss, self._data, chunk=self._chunk)
+        objective = Objective.from_module(self.model, self._loss, self._data, **self._settings)
         return Tracker(objective, tol=self.tol, guards=1, check_every=20)

@@ -6,7 +6,7 @@ the ``folder`` argument, else the environment variable ``GDFLOWS_DATA``, else th
 
 from gdflows.problems.data.dataset import Dataset
 from gdflows.problems.data.files import FILES
-from gdflows.problems.data.sets import at_hand, load, loaded, text
+from gdflows.problems.data.sets import at_hand, load, text
 from gdflows.problems.data.sources import NAMES
 
-__all__ = ["FILES", "NAMES", "Dataset", "at_hand", "load", "loaded", "text"]
+__all__ = ["FILES", "NAMES", "Dataset", "at_hand", "load", "text"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -29,6 +26,8 @@ def load(
     Parameters
     ----------
     name : str
+        - ``"gratings"``: 1,000 and 200 images of 8x8 pixels, noisy gratings at ten orientations;
+          made on the spot, nothing needed.
         - ``"iris"``, ``"breast-cancer"``, ``"digits"``: from scikit-learn, nothing to download.
           A fifth of the samples, at random by ``seed``, is the test set.
         - ``"mnist"``: 60,000 and 10,000 images, downloaded (11 MB).
@@ -101,10 +100,6 @@ def load(
         arrays, classes = source.read(folder_of(folder) if source.files else None, int(seed))
         data = _dataset(name, arrays, classes, standardise or source.standardise, dtype)
         remember(data, sha256(arrays))
-    for seen in _LOADED.get():
-        entry = {"name": name, "sha256": data.digest}
-        if entry not in seen:
-            seen.append(entry)
     return data
 
 
@@ -158,35 +153,6 @@ def at_hand(name: str, *, folder: str | os.PathLike | None = None) -> bool:
     if source.instead and present(there / source.instead):
         return True
     return all(present(there / file) for file in source.files)
-
-
-_LOADED: ContextVar[tuple[list, ...]] = ContextVar("loaded", default=())
-
-
-@contextmanager
-def loaded() -> Iterator[list[dict[str, str]]]:
-    """Note which sets are loaded meanwhile.
-
-    Yields
-    ------
-    list of dict
-        Grows by ``{"name": …, "sha256": …}`` with every set that :func:`load` gives, each once;
-        the sum is :attr:`Dataset.digest`.
-
-    Examples
-    --------
-    >>> from gdflows.problems.data import load, loaded
-    >>> with loaded() as sets:
-    ...     _ = load("iris")
-    >>> [(s["name"], s["sha256"][:8]) for s in sets]
-    [('iris', '________')]
-    """
-    found: list[dict[str, str]] = []
-    token = _LOADED.set((*_LOADED.get(), found))
-    try:
-        yield found
-    finally:
-        _LOADED.reset(token)
 
 
 # -- from arrays to tensors ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the sets of each name are read from: scikit-learn, or files."""
+"""What the sets of each name are read from: files, scikit-learn, a formula."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import torch
 from gdflows.errors import DataError, InputError
 from gdflows.problems.data import formats
 from gdflows.problems.data.files import FILES, damaged, fetch, package, present
+from gdflows.problems.generated import CLASSES, gratings
 
 NAMES = (
-    "iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
+    "gratings, iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
     "cifar10-49k, shakespeare-T for sequences of T characters"
 )
 _DIGITS = tuple(str(i) for i in range(10))
@@ -59,6 +60,8 @@ def source_of(name: str) -> Source:
     if name in ("iris", "breast-cancer", "digits"):
         scale = "channel" if name == "digits" else "pixel"
         return Source(partial(_scikit_learn, name), standardise=scale)
+    if name == "gratings":
+        return Source(_gratings, standardise="channel")
     if name == "mnist":
         return Source(_mnist, MNIST, standardise="channel")
     if name == "cifar10":
@@ -76,7 +79,11 @@ def source_of(name: str) -> Source:
     raise DataError(f"There is no data set {name!r}. There are: {NAMES}.")
 
 
-# -- scikit-learn --------------------------------------------------------------------------------
+# -- without files --------------------------------------------------------------------------------
+
+
+def _gratings(*_) -> Named:
+    return gratings(), tuple(f"{180 * c // CLASSES}°" for c in range(CLASSES))
 
 
 def _scikit_learn(name: str, _: Path | None, seed: int) -> Named:
