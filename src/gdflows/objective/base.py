@@ -18,12 +18,12 @@ from torch import Tensor
 from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.objective import checks
-from gdflows.objective.derivatives import derivative, pull, pull_all
+from gdflows.objective.derivatives import derivative, explained, pull, pull_all
 from gdflows.objective.graph import fused_norms, twice_differentiable
 from gdflows.objective.norms import PlainNorms
 from gdflows.objective.point import Point
 from gdflows.objective.randomness import Draw
-from gdflows.objective.terms import Term, scalar
+from gdflows.objective.terms import CHANGED, Term, scalar
 
 if TYPE_CHECKING:
     from gdflows.objective.module import FlatModule
@@ -437,6 +437,8 @@ class Objective:
             def once() -> Tensor:
                 with self._draw.fixed(number, x.device):
                     e = scalar(evaluate(), x)
+                if x._version:
+                    raise InputError(CHANGED)
                 if graph and not e.requires_grad and not self._constant:
                     raise InputError(
                         "The loss has no graph: it was detached, computed under no_grad, or does "
@@ -453,7 +455,7 @@ class Objective:
                 "before you ask for E or its derivatives."
             )
         grad = torch.enable_grad if graph or self._value_needs_graph else torch.no_grad
-        with grad(), PlainNorms() if self._plain else nullcontext():
+        with grad(), PlainNorms() if self._plain else nullcontext(), explained():
             return term.run(x, guarded)
 
     def _known(self, leaf: Tensor) -> bool:

@@ -40,15 +40,10 @@ def function(E: Objective, theta: Tensor) -> None:
         If two evaluations at one point differ, if θ is changed by them, if there is no graph, or
         if it ends in tensors other than θ.
     """
-    x = E._leaf(theta)
+    x, y = E._leaf(theta), E._leaf(theta)
     first, used = _evaluated(E, x)
-    if x._version:
-        raise InputError(
-            "The loss changes its parameters in place while it is evaluated (an Embedding with "
-            "max_norm?), so it is no function of them. Constrain them in the training loop."
-        )
     E._draw.kinds = ("torch", *(kind for kind in used if kind != "torch"))
-    second, _ = _evaluated(E, x)
+    second, _ = _evaluated(E, y)
     if not same(first, second):
         raise InputError(
             f"The loss is {float(first):.9g} and then {float(second):.9g} at one and the same "
@@ -56,9 +51,26 @@ def function(E: Objective, theta: Tensor) -> None:
             "kept between calls (a counter, a cache), or for data changed in place; pass the "
             "random numbers in, or freeze the state."
         )
+    if "CheckpointFunction" in own_functions(first):
+        raise InputError(
+            "A reentrant activation checkpoint can be differentiated by backward alone: use "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+        )
+    before, now = leaves(first), leaves(second)
+    if any(a is x for a in now):
+        raise InputError(
+            "The loss keeps tensors that were computed from an earlier theta (a cache, features "
+            "stored outside the modules), so derivatives would be those of two points at once. "
+            "Empty the cache in each call, or detach what is kept."
+        )
+    if first.requires_grad and not any(a is x for a in before) and not E._constant:
+        raise InputError(
+            "The loss has a graph that does not reach the parameters: it was detached from them, "
+            "and depends on other tensors that require gradients. If it is meant to be constant, "
+            "say constant=True."
+        )
     # What is made anew in each evaluation belongs to the loss (a gradient by its inputs).
-    strangers = [a for a in leaves(first) if a is not x and any(a is b for b in leaves(second))]
-    strangers = [a for a in strangers if not E._known(a)]
+    strangers = [a for a in before if any(a is b for b in now) and not E._known(a)]
     if strangers and E._take_in(strangers):
         return function(E, theta)
     if strangers:
@@ -81,8 +93,8 @@ def _evaluated(E: Objective, x: Tensor) -> tuple[Tensor, tuple[str, ...]]:
 
 def _recomputes(E: Objective, x: Tensor) -> bool:
     """Whether Python is called on the way back, as by activation checkpoints."""
-    if x.device.type != "cpu":
-        return True  # autograd works in another thread there, into which one cannot look
+    if x.device.type != "cpu" or sys.getprofile() is not None:
+        return True  # autograd works in another thread there; or somebody else is looking
     called = False
 
     def look(frame, event, _):
@@ -92,12 +104,11 @@ def _recomputes(E: Objective, x: Tensor) -> bool:
 
     def action(evaluate):
         e = evaluate()
-        before = sys.getprofile()
         sys.setprofile(look)
         try:
             torch.autograd.grad(e, x, allow_unused=True)
         finally:
-            sys.setprofile(before)
+            sys.setprofile(None)
 
     E._run(0, x, action)
     return called
@@ -235,8 +246,8 @@ def _refuse(E: Objective, theta: Tensor, why: str) -> None:
         "torch operations."
         if own
         else "Look for detach or no_grad inside the loss, for gradients changed on the "
-        "way back (hooks, reversal, straight-through), or for an operation that torch "
-        "differentiates wrongly."
+        "way back (hooks, reversal, straight-through), for parts computed in coarser precision, "
+        "or for an operation that torch differentiates wrongly."
     )
     raise InputError(f"The derivatives of the loss are wrong here. {why} {culprit}")
 

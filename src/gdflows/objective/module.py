@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,8 +18,9 @@ from gdflows.objective import chunks
 from gdflows.objective.base import Objective
 from gdflows.objective.data import FORMS, Batch, call, own_loss, read, takes_target
 from gdflows.objective.masks import check_masks, masked
+from gdflows.objective.randomness import Draw
 from gdflows.objective.state import Memory
-from gdflows.objective.terms import Term
+from gdflows.objective.terms import CHANGED, Term
 
 
 class FlatModule(Objective):
@@ -83,7 +85,8 @@ class FlatModule(Objective):
         if not check:
             self._memory.places = []
 
-        batches, several = read(data, own_loss=loss is None, axis=axis)
+        with Draw(seed).fixed():  # a DataLoader that shuffles draws from torch's own state
+            batches, several = read(data, own_loss=loss is None, axis=axis)
         for batch in batches:
             _check_batch(batch, first, moved=several)
         theta0 = self.read().clone()
@@ -91,6 +94,8 @@ class FlatModule(Objective):
         self._setup([ModuleTerm(self, batches[0], 1.0)], theta0.numel(), theta0, **settings)
         self._whole = batches
         check_masks(self._own)
+        _refuse_aliases(self._holder, self._own)
+        self._fixed = _padding(self._holder, self._slots, self._own)
         self._look(theta0)
         parts, weights = chunks.plan(
             self, batches, several, chunk=chunk, reduction=reduction, count=count,
@@ -173,6 +178,10 @@ class FlatModule(Objective):
         return super()._named(leaf)
 
     def _masked(self, v: Tensor) -> Tensor:
+        if self._fixed:
+            v = v.clone()
+            for part in self._fixed:
+                v[..., part] = 0
         return masked(self._own.values(), v)
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
@@ -367,6 +376,39 @@ def _trainable(model: torch.nn.Module, loss) -> dict[str, Tensor]:
     return found
 
 
+def _refuse_aliases(holder: torch.nn.Module, own: dict[str, Tensor]) -> None:
+    """A tensor that shares a parameter's memory follows the training, but not θ."""
+    shared = {p.untyped_storage().data_ptr(): name for name, p in own.items()}
+    for prefix, module in holder.named_modules():
+        for name, tensor in [*module._buffers.items(), *vars(module).items()]:
+            if not isinstance(tensor, Tensor) or tensor.requires_grad or tensor.is_sparse:
+                continue
+            parameter = shared.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
+            if parameter is not None:
+                where = f"{prefix}.{name}".removeprefix("model.")
+                raise InputError(
+                    f"{where} shares the memory of the parameter {parameter}: it changes with the "
+                    "training, unseen by derivatives. Compute it in forward, or keep a clone."
+                )
+
+
+def _padding(holder, slots: dict[str, str], own: dict[str, Tensor]) -> list[slice]:
+    """Where in θ the rows of embeddings for padding are: torch never moves them."""
+    begins = dict(zip(own, np.cumsum([0, *(p.numel() for p in own.values())]), strict=False))
+    fixed = []
+    for prefix, module in holder.named_modules():
+        row, name = getattr(module, "padding_idx", None), slots.get(f"{prefix}.weight")
+        kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+        if row is None or name is None or not isinstance(module, kinds):
+            continue
+        if list(slots.values()).count(name) > 1:
+            continue  # tied to another layer, which moves the row
+        rows, width = module.weight.shape
+        first = int(begins[name]) + row % rows * width
+        fixed.append(slice(first, first + width))
+    return fixed
+
+
 def _check_batch(batch: Batch, first: Tensor, *, moved: bool) -> None:
     """Devices and dtypes, before torch complains in its own words."""
     for name, parts in (("x", [*batch.args, *batch.kwargs.values()]), ("y", [batch.target])):
@@ -394,6 +436,8 @@ def _explained(error: Exception, owner: FlatModule, theta: Tensor) -> Exception 
             "gdflows.problems.squared_error or cross_entropy as the loss, and layers "
             "that have a complex form, such as torch.nn.Linear and torch.nn.Tanh."
         )
+    if "modified inplace" in str(error) or "in-place operation" in str(error):
+        return InputError(CHANGED)
     if owner._memory.places is None and "allocate memory" not in str(error):
         return InputError(
             f"The model and its loss cannot be evaluated on these data: {type(error).__name__}: "
