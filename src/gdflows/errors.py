@@ -60,6 +60,10 @@ class InterruptedRunError(GdflowsError, RuntimeError):
     """A run could not go on, or not be written (no room, no memory); what it had saved is kept."""
 
 
+class ProcessLostError(GdflowsError, RuntimeError):
+    """Of several processes that work together, another one ended or did not answer in time."""
+
+
 class EdgeWarning(UserWarning):
     """Training has crossed its optimiser's stability edge."""
 
