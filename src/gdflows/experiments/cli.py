@@ -16,6 +16,7 @@ import typer
 
 from gdflows import __version__, runs
 from gdflows.errors import GdflowsError, StoppedRun
+from gdflows.experiments import drawing
 from gdflows.experiments.declared import Declared, all_declared
 from gdflows.runs.run import DESCRIPTION, NOT_KNOWN
 
@@ -150,46 +151,15 @@ def plot(
     if len(studies) > 1:
         _fail("only runs of one study can be drawn together.")
     name = studies.pop()
-    if _picture(name) is None:
+    if drawing.picture_of(name) is None:
         _fail(f"the study {name!r} has no picture; look at its table: gdflows show {names[0]}")
     if out is None:
         folder = Path(names[0])
         if not folder.is_dir():
             _fail("a shipped run has no folder of yours: say where with --out FILE.png")
         out = folder / "picture.png"
-    _draw(found, out)
+    _or_exit(lambda: drawing.draw(found, out))
     typer.echo(f"Drawn to {out}")
-
-
-def _picture(study: str | None) -> Callable | None:
-    """What draws runs of a study, if anything does."""
-    from gdflows.experiments import registry
-
-    registry.know_all()
-    return registry.PICTURES.get(study)
-
-
-def _draw(found: list, out: Path) -> None:
-    """Draw runs of one study, which has a picture, to a file."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        _fail("pictures need matplotlib, which is not installed: pip install matplotlib")
-    from gdflows import plotting
-
-    plt.switch_backend("agg")
-    plotting.style()
-    figure = plt.figure(figsize=(7, 5.5))
-    try:
-        _picture(found[0].config["study"])(figure, found)
-    except (AttributeError, KeyError, ValueError, TypeError) as e:
-        names = ", ".join(run.name for run in found)
-        _fail(f"the table of {names} is not one that this version can draw ({e!r}).")
-    try:
-        figure.savefig(out)
-    except (OSError, ValueError) as e:
-        _fail(f"{out} cannot be written: {e}")
-    plt.close(figure)
 
 
 @app.command()
@@ -308,8 +278,8 @@ def _carry_out(
                 return
         typer.echo(repr(made))
         typer.echo(f"Written to {chosen}")
-        if picture and _picture(name):
-            _draw([made], chosen / "picture.png")
+        if picture and drawing.picture_of(name):
+            drawing.draw([made], chosen / "picture.png")
             typer.echo(f"Drawn to {chosen / 'picture.png'}")
         typer.echo(f"Next: {_next_command(name, chosen)}")
 

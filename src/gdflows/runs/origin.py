@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -17,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gdflows import __version__
 from gdflows.errors import InputError
@@ -26,15 +24,15 @@ from gdflows.runs.run import NOT_KNOWN
 _DATA: ContextVar[dict[str, str] | None] = ContextVar("data", default=None)
 
 
-def used(name: str, tensors: Callable[[], Iterable[Tensor]]) -> None:
+def used(name: str, sha256: Callable[[], str]) -> None:
     """Tell the record that is being made, if one is, which data its study uses.
 
     Parameters
     ----------
     name : str
         The data's name.
-    tensors : callable
-        Gives them; their SHA-256 is kept. Called only if a record is being made.
+    sha256 : callable
+        Gives their SHA-256 in hexadecimal. Called only if a record is being made.
 
     Raises
     ------
@@ -44,11 +42,8 @@ def used(name: str, tensors: Callable[[], Iterable[Tensor]]) -> None:
     kept = _DATA.get()
     if kept is None:
         return
-    total = hashlib.sha256()
-    for x in tensors():
-        total.update(f"{x.dtype} {tuple(x.shape)}".encode())
-        total.update(x.detach().cpu().contiguous().numpy().tobytes())
-    if kept.setdefault(name, total.hexdigest()) != total.hexdigest():
+    now = sha256()
+    if kept.setdefault(name, now) != now:
         raise InputError(
             f"The data {name} are not those that this run was begun with (SHA-256 "
             f"{kept[name][:12]}…): bring them back, or start anew in another folder."
