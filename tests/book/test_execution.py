@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -166,26 +167,40 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_whoever_is_stopped_stops_what_it_started(tmp_path):
-    """A terminated run leaves no process that works on."""
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_is_stopped_stops_what_it_started(tmp_path, sign):
+    """A run that is terminated leaves no process that works on, nor one of those it started."""
     script = tmp_path / "script.py"
     script.write_text(f"""
 import signal, subprocess, sys
 sys.path.insert(0, {str(Path(execute.__file__).parents[1])!r})
 from bookkit.execute import stopped_at_the_end
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-with stopped_at_the_end(subprocess.Popen(["sleep", "1000"])) as child:
-    print(child.pid, flush=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stopped_at_the_end(["sh", "-c", "sleep 1000 & echo $! $$; exec >&-; wait"],
+                        stdout=subprocess.PIPE, text=True) as child:
+    print(child.stdout.readline(), flush=True)
     child.wait()
 """)
-    run = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    child = int(run.stdout.readline())
-    run.send_signal(signal.SIGTERM)
+    run = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True,
+                           stderr=subprocess.DEVNULL)
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    run.send_signal(sign)
     run.wait()
     run.stdout.close()
-    assert run.returncode == 143
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    assert run.returncode != 0
+
+    def running(pid):
+        try:  # a process that ended and that nobody waited for is still listed
+            return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+        except OSError:
+            return False
+
+    for _ in range(100):
+        if not any(map(running, pids)):
+            break
+        time.sleep(0.1)
+    assert [pid for pid in pids if running(pid)] == []
 
 
 # ---- what is said on the way

@@ -81,7 +81,7 @@ def test_batch_of_all_is_the_full_batch_s_quotient(digits):
 
 def test_bad_input(digits):
     E, _ = digits
-    with pytest.raises(InputError, match="steps and probes"):
+    with pytest.raises(InputError, match="steps must be a whole number"):
         spectral_density(E, E.theta0, steps=0)
     with pytest.raises(InputError, match="batch of 51 cannot be drawn from 50"):
         batch_sharpness(E, E.theta0, 51)

@@ -116,15 +116,15 @@ def logged(command: list, log: Path) -> int:
     """Run it with its words in `log`; once a minute say that it is at work. Its exit status."""
     begun = time.monotonic()
     with log.open("w") as out, stopped_at_the_end(
-        subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
     ) as child:
         while True:
             try:
                 return child.wait(QUIET)
             except subprocess.TimeoutExpired:
-                last = ANSI.sub("", log.read_text(errors="replace")).split()
-                where = " ".join(last[-4:])
-                say(f"  at work for {span(time.monotonic() - begun)}: {where}")
+                words = re.split(r"[\r\n]+", ANSI.sub("", log.read_text(errors="replace")))
+                last = next((line for line in reversed(words) if re.search(r"\w", line)), "")
+                say(f"  at work for {span(time.monotonic() - begun)}: {last.strip()[:80]}")
 
 
 def address() -> str:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,8 +137,7 @@ def run(
         ]
         log = Path(folder, "pytest.log")
         with log.open("w") as out, stopped_at_the_end(
-            subprocess.Popen(command, cwd=folder, env=variables, stdout=out,
-                             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            command, cwd=folder, env=variables, stdout=out, stderr=subprocess.STDOUT
         ) as child:
             while paths:
                 ended = child.poll() is not None
@@ -161,18 +161,17 @@ def workers(chapters: int) -> int:
 
 
 @contextlib.contextmanager
-def stopped_at_the_end(child: subprocess.Popen):
-    """However this ends, the child does not work on alone."""
+def stopped_at_the_end(command: list, **options) -> Iterator[subprocess.Popen]:
+    """A process in a group of its own; however this ends, nothing of the group works on alone."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
     try:
         yield child
     finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        for sign, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(seconds)
 
 
 def cells_done(paths: dict[str, Path]) -> dict[str, int]:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number, whole
 from gdflows.curvature.eigen import require_real, scaled_product
-from gdflows.curvature.subspace import Krylov
+from gdflows.curvature.krylov import Krylov
+from gdflows.curvature.units import alike, double
 from gdflows.errors import InputError
 from gdflows.objective import FlatModule, Objective
 
@@ -68,9 +70,8 @@ class SpectralDensity:
         Tensor
             Shape ``(M,)``, float64; its integral over all eigenvalues is 1.
         """
-        if not width > 0:
-            raise InputError(f"width must be positive, got {width}.")
-        grid = torch.as_tensor(grid, dtype=torch.float64)
+        width = number(width, "width", positive=True)
+        grid = double(grid) if isinstance(grid, Tensor) else torch.from_numpy(np.array(grid, float))
         z = (grid[:, None] - self.nodes.flatten()) / width
         bell = torch.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
         return bell @ self.weights.flatten() / len(self.nodes)
@@ -118,20 +119,19 @@ def spectral_density(
     Krishnan and Xiao (2019), "An investigation into neural net optimization via Hessian
     eigenvalue density".
     """
-    if steps < 1 or probes < 1:
-        raise InputError(f"steps and probes must be at least 1, got {steps} and {probes}.")
+    steps, probes = whole(steps, "steps"), whole(probes, "probes")
     point, dim = objective.at(require_real(theta)), theta.numel()
     product, hvps = scaled_product(point, scale), 0
-    generator = torch.Generator().manual_seed(seed)
-    nodes = torch.zeros(probes, steps, dtype=torch.float64)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    nodes = torch.zeros(probes, steps, dtype=torch.float64, device="cpu")
     weights = torch.zeros_like(nodes)
     for i in range(probes):
-        start = torch.randn(dim, generator=generator, dtype=torch.float64).to(theta)
-        space = Krylov(product, start)
-        while space.m < steps and not (space.m and space.invariant):
+        start = torch.randn(dim, generator=generator, dtype=torch.float64, device="cpu")
+        space = Krylov(product, alike(start, theta))
+        while space.m < steps and not space.invariant:
             space.grow()
         values, vectors = np.linalg.eigh(space.small)
-        nodes[i, : space.m] = torch.from_numpy(values)
+        nodes[i, : space.m] = torch.from_numpy(values * product.unit)
         weights[i, : space.m] = torch.from_numpy(vectors[0] ** 2)
         hvps += space.m
     return SpectralDensity(nodes, weights, dim, hvps)

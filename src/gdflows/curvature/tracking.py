@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number, whole
 from gdflows.curvature.eigen import (
-    DENSE,
     Eigenpairs,
     cold,
-    extreme_eigenpairs,
     pairs_of,
+    require_real,
     scaled_product,
+    whole_spectrum,
 )
+from gdflows.curvature.lanczos import hidden
 from gdflows.curvature.subspace import Solved, Space, improve
+from gdflows.curvature.units import Operator, double
 from gdflows.errors import InputError
 from gdflows.objective import Objective, Point
 
@@ -25,6 +28,7 @@ SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be t
 LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
 NEAR = 0.05  # a guard this close (relatively) below the k-th is computed anew at each point,
 SELDOM = 5  # and any other one so often
+DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
 LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
 
 
@@ -37,8 +41,8 @@ class Tracked(Eigenpairs):
     values, vectors, residuals, hvps
         As in :class:`Eigenpairs`; ``hvps`` were spent on this update, checks included.
     since_check : int
-        Updates since the last cold check, which started from a random vector and would have
-        found a larger eigenvalue; 0 if this one was checked.
+        Updates since the last check, which started from a random vector and would have found a
+        larger eigenvalue; 0 if this one was checked.
     following : float
         An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
         it is far from the k-th it is renewed at every fifth update only.
@@ -68,9 +72,17 @@ class Tracker:
         Relative accuracy asked of them.
     guards : int
         Further eigenvectors kept. If several eigenvalues lie close below the k-th, more guards
-        keep them apart.
+        keep them apart. With k = 1 and a single guard the first update is a quick one: it does
+        not look a second time for an eigenvalue hidden from the first.
     check_every : int
-        Updates between two cold checks.
+        Updates between two checks: looks from a random vector at what lies beside the
+        eigenvectors that are followed, which end when nothing larger can be hidden there (but
+        with probability 0.04).
+
+    Notes
+    -----
+    An eigenvalue that occurs more than once is followed as often. Where there are no more than
+    four parameters to each vector kept, every update computes the whole Hessian.
 
     Examples
     --------
@@ -90,18 +102,14 @@ class Tracker:
         guards: int = 3,
         check_every: int = 50,
     ):
-        if k < 1:
-            raise InputError(f"k must be at least 1, got {k}.")
-        if not tol > 0:
-            raise InputError(f"tol must be positive, got {tol}.")
-        if guards < 1 or check_every < 1:
-            raise InputError("guards and check_every must be at least 1.")
+        k, tol = whole(k, "k"), number(tol, "tol", positive=True)
+        guards, check_every = whole(guards, "guards"), whole(check_every, "check_every")
         self.objective, self.k, self.tol = objective, k, tol
         self.guards, self.check_every = guards, check_every
         self._past: list[Space] = []  # the last two, latest last
         self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
         self._updates = 0
-        self._guard = (0, math.inf)  # k, and the eigenvalue after the k-th, when last computed
+        self._guard = (0, -math.inf)  # k, and the eigenvalue after the k-th, when last computed
 
     def update(self, theta: Tensor | Point, *, scale: Tensor | None = None) -> Tracked:
         """The eigenpairs at the next point of the path.
@@ -116,37 +124,53 @@ class Tracker:
         Returns
         -------
         Tracked
+
+        Raises
+        ------
+        InputError
+            For a point of another objective, with fewer than k parameters, a complex one, or
+            one in half precision.
+        ConvergenceError, NonFiniteError
+            As in :func:`top_eigenpairs`.
         """
         point = theta if isinstance(theta, Point) else self.objective.at(theta)
         if point.objective is not self.objective:
             raise InputError("This point belongs to another objective than the tracker.")
-        if point.theta.numel() <= max(DENSE, self.k + self.guards):
-            k = min(self.k + 1, point.theta.numel())
-            pairs = extreme_eigenpairs(point, k, "LA", self.tol, scale=scale)
-            following = float(pairs.values[-1]) if k > self.k else -math.inf
-            first = {n: v[: self.k] for n, v in vars(pairs).items() if n != "hvps"}
-            return Tracked(**first, hvps=pairs.hvps, since_check=0, following=following)
+        theta, keep = require_real(point.theta), self.k + self.guards
+        if theta.numel() < self.k:
+            raise InputError(f"{self.k} eigenvalues of {theta.numel()} parameters are too many.")
         product = scaled_product(point, scale)
+        if theta.numel() <= DENSE * keep:
+            solved = whole_spectrum(product, theta)
+            values = solved.values
+            following = float(values[self.k]) if len(values) > self.k else -math.inf
+            pairs = pairs_of(solved, self.k, 1, theta)
+            return Tracked(**vars(pairs), since_check=0, following=following)
         since = self._updates % self.check_every
         self._updates += 1
-        if not self._past:
-            known = None
-            solved = cold(product, point, self.k, self.tol, keep=self.k + self.guards)
+        known = self._precursor() if self._past else None
+        if known is None or len(known.rows) < self.k or not known.images.any():
+            certain = self.k > 1 or self.guards > 1
+            solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
+            since = 0
         else:
-            known = self._precursor()
             near = float(known.rows[self.k - 1] @ known.images[self.k - 1]) * (1 - NEAR)
             watch = self._guard[0] != self.k or self._guard[1] > near or since % SELDOM == 0
-            tol = torch.full((self.k + watch,), self.tol / SAFETY, dtype=torch.float64)
+            watch = watch and len(known.rows) > self.k
+            tol = torch.full(
+                (self.k + watch,), self.tol / SAFETY, dtype=torch.float64, device="cpu"
+            )
             tol[self.k :] *= LOOSER
             solved = improve(product, known, self.k + watch, tol)
             if since == 0:
                 solved = self._checked(product, point, solved)
         self._keep(solved, known)
-        pairs = pairs_of(solved, self.k, 1, point.theta)
+        pairs = pairs_of(solved, self.k, 1, theta)
         kept = solved.kept
         if len(kept.rows) > self.k:
             self._guard = self.k, float(torch.dot(kept.rows[self.k], kept.images[self.k]))
-        return Tracked(**vars(pairs), since_check=since, following=self._guard[1])
+        following = self._guard[1] if self._guard[0] == self.k else -math.inf
+        return Tracked(**vars(pairs), since_check=since, following=following)
 
     def state_dict(self) -> dict:
         """Everything that the next update depends on."""
@@ -164,15 +188,20 @@ class Tracker:
         nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]
         return self._past[-1 if nearer else -2]
 
-    def _checked(self, product, point: Point, solved: Solved) -> Solved:
-        """The better of two, once one has been sought from a random start."""
-        keep = self.k + self.guards
-        fresh = cold(product, point, self.k, self.tol, keep=keep, seed=self._updates)
-        values = solved.values[: self.k]
-        missed = fresh.values > values + self.tol * values.abs()
-        better = fresh if bool(missed.any()) else solved
-        spent = solved.products + fresh.products
-        return Solved(**(vars(better) | {"products": spent}))
+    def _checked(self, product: Operator, point: Point, solved: Solved) -> Solved:
+        """The same, or the better of two once a random look has met something larger."""
+        smallest = float(solved.values[self.k - 1])
+        margin = self.tol * max(abs(smallest), 1e-4 * solved.norm)
+        missed, spent = hidden(product, solved.kept.rows, smallest, margin, self._updates)
+        spent += solved.products
+        if missed:
+            keep = self.k + self.guards
+            fresh = cold(product, point, self.k, self.tol, keep=keep, seed=self._updates)
+            spent += fresh.products
+            values = solved.values[: self.k]
+            if bool((fresh.values > values + self.tol * values.abs()).any()):
+                solved = fresh
+        return replace(solved, products=spent)
 
     def _keep(self, solved: Solved, known: Space | None) -> None:
         """The best vectors of what was just computed and of what was known."""
@@ -180,7 +209,7 @@ class Tracker:
         if known is not None:
             n = len(space.rows)
             space = space.join(known.without(space, LEAST))
-            projected = (space.rows @ space.images.T).double()
+            projected = double(space.rows @ space.images.T)
             # Between new and old vectors the new images know better.
             projected[n:, :n] = projected[:n, n:].T
             _, columns = torch.linalg.eigh((projected + projected.T) / 2)

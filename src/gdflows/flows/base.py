@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number
 from gdflows.errors import InputError
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
@@ -69,7 +69,7 @@ class Flow(ABC):
 
         Zero for a flow that predicts the iterates themselves.
         """
-        return torch.zeros(len(path), dtype=torch.float64)
+        return torch.zeros(len(path), dtype=torch.float64, device="cpu")
 
     def mean_loss(self, path: Trajectory) -> Tensor:
         """The loss that the optimiser shows on average over its oscillation, shape ``(T,)``.
@@ -94,7 +94,4 @@ class Flow(ABC):
 
 def check_lr(lr: float) -> float:
     """A learning rate as a float: positive and finite, or an error that says so."""
-    lr = float(lr)
-    if not (math.isfinite(lr) and lr > 0):
-        raise InputError(f"The learning rate lr must be positive and finite, got {lr}.")
-    return lr
+    return number(lr, "The learning rate lr", positive=True)

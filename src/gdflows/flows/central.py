@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number
 from gdflows.curvature import Tracker
-from gdflows.errors import ConvergenceError, InputError
+from gdflows.curvature.units import alike
+from gdflows.errors import ConvergenceError
 from gdflows.flows.base import Flow
 from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
@@ -83,9 +85,7 @@ class CentralFlow(Flow):
 
     def __init__(self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6):
         super().__init__(objective, lr)
-        if not horizon > 0:
-            raise InputError(f"horizon must be positive, got {horizon}.")
-        self.horizon = horizon
+        self.horizon = number(horizon, "horizon", positive=True)
         self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,8 +131,10 @@ class CentralFlow(Flow):
         gram = (thirds @ thirds.T).cpu().double().numpy() / 2
         x = solve_complementarity(alpha, gram)
         twice = np.where(rows == columns, 1.0, 2.0)
-        weights = torch.from_numpy(twice * x[rows, columns] / 2).to(point.theta)
-        return Oscillation(torch.from_numpy(x).to(point.theta), vectors, values, weights @ thirds)
+        weights = alike(torch.from_numpy(twice * x[rows, columns] / 2), point.theta)
+        return Oscillation(
+            alike(torch.from_numpy(x), point.theta), vectors, values, weights @ thirds
+        )
 
     def _critical(self, point: Point) -> tuple[Tensor, Tensor]:
         close, tracker = 2 * (1 - MARGIN) / self.lr, self._tracker

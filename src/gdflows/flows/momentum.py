@@ -15,8 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number
 from gdflows.errors import InputError
 from gdflows.flows.rod import TwoPoints, visible_length
+from gdflows.lengths import unit_vector
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
@@ -68,6 +70,7 @@ class MomentumRodFlow(TwoPoints):
         order: int = 0,
     ):
         super().__init__(objective, lr)
+        momentum = number(momentum, "momentum")
         if not 0 <= momentum < 1:
             raise InputError(f"momentum must be in [0, 1), got {momentum}.")
         if order not in (0, 1):
@@ -88,14 +91,14 @@ class MomentumRodFlow(TwoPoints):
         here = torch.cat([theta, torch.zeros_like(theta)])
         ahead = self.step(here)
         rod, centre = (here - ahead) / 2, (here + ahead) / 2
-        length = torch.linalg.vector_norm(rod)
-        if not length > 0:
+        direction, size = unit_vector(rod)
+        if not size > 0:
             raise InputError(f"'{self.label}' cannot start at a critical point: nothing moves.")
         position, velocity = centre.chunk(2)
         return position, {
             "velocity": velocity,
-            "direction": rod / length,
-            "log_length": torch.log(length).reshape(1),
+            "direction": direction,
+            "log_length": torch.log(rod.new_tensor([size])),
         }
 
     def field(self, theta: Tensor, *, velocity: Tensor, direction: Tensor, log_length: Tensor):

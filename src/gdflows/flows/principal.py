@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from gdflows.arguments import number, whole
 from gdflows.curvature.function import METHODS, function_at
 from gdflows.errors import ConvergenceError, InputError, SingularityError
 from gdflows.flows.base import Flow
@@ -101,7 +102,7 @@ class PrincipalFlow(Flow):
     nonprincipal : bool
         Add the third-order non-principal term. Costs one contraction of the third derivative.
     tol : float
-        Relative accuracy of the field.
+        Relative accuracy of the field, as far as θ's dtype can hold it.
     method : {"auto", "krylov", "dense"}
         How φ(hH)∇E is computed: see :func:`gdflows.curvature.apply_function`. Matrix-free, about
         twenty Hessian-vector products an evaluation; some three times as dear at complex θ.
@@ -141,6 +142,7 @@ class PrincipalFlow(Flow):
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         self.nonprincipal = nonprincipal
         self.label = "PF + term" if nonprincipal else "PF"
+        tol, max_hvps = number(tol, "tol", positive=True), whole(max_hvps, "max_hvps")
         self.settings = {"tol": tol, "method": method, "max_hvps": max_hvps}
 
     def vector_field(self, theta: Tensor) -> Tensor:
@@ -175,7 +177,8 @@ class PrincipalFlow(Flow):
         ----------
         Rosca et al. (2023), remark 3.1, which misprints the case b ≠ 0.
         """
-        if not (np.isfinite(t) and t >= 0):
+        t = number(t, "t")
+        if t < 0:
             raise InputError(f"t must be finite and at least 0, got {t}.")
         k = t / self.lr
         whole = round(k)

@@ -22,9 +22,12 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number
 from gdflows.curvature.eigen import Eigenpairs, extreme_eigenpairs
+from gdflows.curvature.units import alike
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
+from gdflows.lengths import length, unit_vector
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
@@ -70,7 +73,7 @@ class TwoPoints(Flow):
         k = steps.round()
         if not torch.allclose(steps, k, rtol=0, atol=1e-6):
             raise InputError("Iterates are at times t = kh only; integrate with such times.")
-        sign = (1 - 2 * (k % 2)).to(path.states)
+        sign = alike(1 - 2 * (k % 2), path.states)
         return path.states + sign[:, None] * self.rods(path)
 
 
@@ -81,7 +84,7 @@ def visible_length(centre: Tensor, log_length: Tensor) -> float:
     It moves the centre by rounding only.
     """
     eps = torch.finfo(centre.dtype).eps
-    closest = math.sqrt(eps) * (float(torch.linalg.vector_norm(centre)) or 1.0)
+    closest = math.sqrt(eps) * (length(centre) or 1.0)
     return max(math.exp(min(float(log_length), 700.0)), closest)
 
 
@@ -120,9 +123,9 @@ class _Rod(TwoPoints):
             Logarithm of the half-rod's length, shape ``(1,)``.
         """
         v = direction / torch.linalg.vector_norm(direction)
-        length = visible_length(theta, log_length)
-        centre_rate, rod_rate = self._field(theta, length * v)
-        stretch = rod_rate / length
+        size = visible_length(theta, log_length)
+        centre_rate, rod_rate = self._field(theta, size * v)
+        stretch = rod_rate / size
         growth = torch.dot(v, stretch)
         return centre_rate, {
             "direction": stretch - growth * v,
@@ -139,13 +142,13 @@ class _Rod(TwoPoints):
         return torch.exp(path.companions["log_length"]) * unit
 
     def _polar(self, rod: Tensor) -> dict[str, Tensor]:
-        length = torch.linalg.vector_norm(rod)
-        if not length > 0:
+        direction, size = unit_vector(rod)
+        if not size > 0:
             raise InputError(
                 f"'{self.label}' cannot start at a critical point: nothing moves there, "
                 "and the rod has no direction. Start beside it."
             )
-        return {"direction": rod / length, "log_length": torch.log(length).reshape(1)}
+        return {"direction": direction, "log_length": torch.log(rod.new_tensor([size]))}
 
     def _halves(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and half the difference of the gradients at the rod's ends."""
@@ -284,7 +287,8 @@ class PrincipalRodFlow(_Rod):
         super().__init__(objective, lr)
         if order not in range(4):
             raise InputError(f"order must be 0, 1, 2 or 3, got {order!r}.")
-        if noise is not None and not (math.isfinite(noise) and noise >= 0):
+        noise = None if noise is None else number(noise, "noise")
+        if noise is not None and noise < 0:
             raise InputError(f"noise must be at least 0, got {noise}.")
         self.order, self.noise = order, noise
         #: Weights of F at the iterates 0 … n: Σ (−1)^{j−1}/j Δ^{j−1}, multiplied out.
@@ -310,7 +314,7 @@ class PrincipalRodFlow(_Rod):
         finer, changes = self._settle(theta, rod, sharp, FILTER, 4)
         if changes[-1] < 0.1 * changes[0]:
             rod = finer
-        if not torch.linalg.vector_norm(rod) > 0:
+        if not rod.any():
             rod = self._sigma(theta) * sharp.vectors[0]
         return rod
 
@@ -331,7 +335,7 @@ class PrincipalRodFlow(_Rod):
                     mean, half = self._halves(c, e)
                     c, e = c - self.lr * mean, self.lr * half - e
             change = (sharp.vectors @ swing * weights) @ sharp.vectors
-            changes.append(float(torch.linalg.vector_norm(change)))
+            changes.append(length(change))
             rod = rod + change
         return rod, changes
 
@@ -358,7 +362,7 @@ class PrincipalRodFlow(_Rod):
     def _sigma(self, theta: Tensor) -> float:
         if self.noise is not None:
             return self.noise
-        rms = float(torch.linalg.vector_norm(theta)) / theta.numel() ** 0.5
+        rms = length(theta) / theta.numel() ** 0.5
         return torch.finfo(theta.dtype).eps / math.sqrt(12) * (rms or 1.0)
 
     def _field(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:

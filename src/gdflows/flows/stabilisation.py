@@ -8,6 +8,7 @@ from torch import Tensor
 from gdflows.curvature import Tracker
 from gdflows.errors import InputError
 from gdflows.flows.rod import TwoPoints
+from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
@@ -63,13 +64,13 @@ class SelfStabilisation(TwoPoints):
             raise InputError(f"The flow '{self.label}' is real; start it at theta.real.")
         self._tracker = Tracker(self.objective, tol=self._tol)
         rod = self._half_rod(theta)
-        length = torch.linalg.vector_norm(rod)
-        if not length > 0:
+        size = length(rod)
+        if not size > 0:
             raise InputError(
                 "Self-stabilisation cannot start where the gradient has no part along the top "
                 "eigenvector: there is no oscillation that could grow. Start beside it."
             )
-        return theta - rod, {"log_length": torch.log(length).reshape(1)}
+        return theta - rod, {"log_length": torch.log(rod.new_tensor([size]))}
 
     def field(self, theta: Tensor, *, log_length: Tensor):
         point = self.objective.at(theta)

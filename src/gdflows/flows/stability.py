@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number
 from gdflows.curvature.eigen import top_eigenpairs
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow, check_lr
@@ -77,9 +78,8 @@ def stability_coefficients(
     signs = torch.where(products < 0, -1.0, 1.0).to(products.dtype)
     products = products * signs
     x = lr * top.values.detach().cpu().double().numpy()
-    coefficients = torch.from_numpy(alpha(x).astype(np.complex128)).to(
-        theta.device, theta.dtype.to_complex()
-    )
+    coefficients = torch.from_numpy(alpha(x).astype(np.complex128))
+    coefficients = coefficients.to(theta.dtype.to_complex()).to(theta.device)
     return StabilityCoefficients(
         eigenvalues=top.values,
         eigenvectors=top.vectors * signs[:, None],
@@ -163,7 +163,7 @@ def jacobian(flow: Flow, theta: Tensor, eps: float = 1e-5) -> Tensor:
     """
     if flow.companions(theta):
         raise InputError(f"{flow.label} carries companions; its field is not a function of θ.")
-    eps = eps * max(1.0, float(theta.abs().max()))
+    eps = number(eps, "eps", positive=True) * max(1.0, float(theta.abs().max()))
     columns = [
         (flow.vector_field(theta + eps * e) - flow.vector_field(theta - eps * e)) / (2 * eps)
         for e in torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import InputError, NonFiniteError
+from gdflows.lengths import length as _norm
 from gdflows.objective.graph import fused_weight_norm, kinked, leaves, own_functions
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _directions(E: Objective, theta: Tensor, gradient: Tensor) -> tuple[Tensor, 
     size = _norm(gradient)
     along = gradient / size if size and torch.isfinite(gradient / size).all() else 0.0
     found = []
-    for weight in (0.5, 1.0):
+    for weight in (0.5, 0.75):  # not 1: with one parameter the two halves may cancel
         r = torch.randn(theta.numel(), generator=generator, dtype=torch.float64, device="cpu")
         r = E._masked(r.to(theta))
         found.append(r / (_norm(r) or 1.0) + weight * along)
@@ -250,7 +251,3 @@ def _refuse(E: Objective, theta: Tensor, why: str) -> None:
         "or for an operation that torch differentiates wrongly."
     )
     raise InputError(f"The derivatives of the loss are wrong here. {why} {culprit}")
-
-
-def _norm(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x))

@@ -12,6 +12,8 @@ from gdflows.objective.graph import fused_norms
 from gdflows.objective.norms import PlainNorms
 
 if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
     from gdflows.objective.base import Objective
 
 
@@ -52,6 +54,25 @@ class Point:
         g = self.objective._second(derivative(e, x, graph=True))
         self._loss, self._graph = e, (x, g)
         return e, g
+
+    def linear_operator(self) -> LinearOperator:
+        """The Hessian as a :class:`scipy.sparse.linalg.LinearOperator`, for scipy's solvers.
+
+        ``eigsh``, ``cg``, ``minres``, … take it for a matrix, of θ's dtype; a product costs one
+        Hessian-vector product. For torch the method :meth:`hvp` is that function already.
+
+        Examples
+        --------
+        >>> import torch, gdflows as gf
+        >>> from scipy.sparse.linalg import eigsh
+        >>> E = gf.problems.quadratic(torch.arange(1.0, 101.0))
+        >>> H = E.at(torch.ones(100)).linear_operator()
+        >>> round(float(eigsh(H, 1, which="LA", return_eigenvectors=False)[0]))
+        100
+        """
+        from gdflows.objective.operator import HessianOperator  # scipy.sparse takes its time
+
+        return HessianOperator(self)
 
     def hvp(self, v: Tensor) -> Tensor:
         """∇²E(θ) v for one vector ``(D,)`` or several rows ``(k, D)``."""

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdflows.curvature.eigen import top_eigenpairs
 from gdflows.errors import InputError
 from gdflows.objective import Objective
 from gdflows.optim.evaluation import CurvatureOptimizer
 from gdflows.optim.thresholds import preconditioner, stability_edge
-from gdflows.training.monitor import SharpnessMonitor
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,7 @@ def suggest_lr(
     optimizer: torch.optim.Optimizer,
     *,
     tol: float = 1e-2,
-    chunk: int | None = None,
+    **settings,
 ) -> Suggestion:
     """The largest learning rate at which this optimiser's linearised step is stable here and now.
 
@@ -95,9 +93,9 @@ def suggest_lr(
 
     Parameters
     ----------
-    model, loss, data, optimizer, chunk
-        As for :class:`gdflows.SharpnessMonitor`. The batch should be as large as affordable: on a
-        small one the curvature is larger than that of the loss.
+    model, loss, data, optimizer, **settings
+        As for :class:`gdflows.SharpnessMonitor`. Take as many samples as are affordable: on
+        few the curvature is larger than that of the loss.
     tol : float
         Relative accuracy of the eigenvalue.
 
@@ -130,16 +128,12 @@ def suggest_lr(
     0.4
     """
     now = _common_rate(optimizer)
-    SharpnessMonitor(model, loss, data, optimizer, tol=tol, chunk=chunk)  # refuses what it cannot
-    objective = Objective.from_module(model, loss, data, chunk=chunk)
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    stability_edge(optimizer)  # an unknown optimiser is refused before anything is computed
+    objective = Objective.from_module(model, loss, data, **settings)
     with _at_rate(optimizer, 1.0):
-        per_rate = preconditioner(optimizer, trainable)
-    devices = {p.device for p in trainable if p.device.type == "cuda"}
-    # As the monitor looks: one draw of dropout, and attention in its plain form.
-    with torch.random.fork_rng(devices=devices), sdpa_kernel(SDPBackend.MATH):
-        torch.manual_seed(0)
-        found = top_eigenpairs(objective, objective.theta0, 1, scale=per_rate.sqrt(), tol=tol)
+        per_rate = preconditioner(optimizer, list(objective.parameters.values()))
+    theta = objective.theta0
+    found = top_eigenpairs(objective, theta, 1, scale=per_rate.sqrt(), tol=tol)
     eigenvalue = float(found.values[0])
     if not eigenvalue > 0:
         raise InputError(
@@ -150,8 +144,6 @@ def suggest_lr(
     lr = _marginal(optimizer, eigenvalue)
 
     def losses(rates: np.ndarray) -> np.ndarray:
-        objective = Objective.from_module(model, loss, data, chunk=chunk)
-        theta = objective.theta0
         step = per_rate * objective.grad(theta)
         return np.array([float(objective.value(theta - float(h) * step)) for h in rates])
 

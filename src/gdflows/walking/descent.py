@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdflows.errors import InputError, IntegrationError, NonFiniteError
+from gdflows.arguments import whole
+from gdflows.errors import IntegrationError, NonFiniteError
 from gdflows.flows.base import check_lr
+from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 from gdflows.walking.progress import bar as progress_bar
+from gdflows.walking.start import starting_point
 
 
 def descend(
@@ -28,7 +31,7 @@ def descend(
     objective : Objective
         The loss.
     theta0 : Tensor
-        Start, shape ``(D,)``.
+        Start, shape ``(D,)``; a numpy array or a list is converted.
     lr : float
         The learning rate h.
     steps : int
@@ -45,23 +48,22 @@ def descend(
 
     Raises
     ------
+    InputError
+        For arguments that cannot be used.
     IntegrationError
         If the iterates run away until the loss or its gradient is no longer finite. Its
         ``partial`` holds the steps before.
     """
     lr = check_lr(lr)
-    if steps < 0 or int(steps) != steps:
-        raise InputError(f"steps must be a whole number of at least 0, got {steps}.")
-    if every < 1:
-        raise InputError(f"every must be at least 1, got {every}.")
+    steps, every = whole(steps, "steps", 0), whole(every, "every")
     counts0 = dict(objective.cost)
-    theta = theta0.detach().clone()
+    theta = starting_point(objective, theta0).clone()
     kept, states = [0], [theta]
 
     def trajectory() -> Trajectory:
         counts = {k: n - counts0.get(k, 0) for k, n in objective.cost.items()}
         return Trajectory(
-            times=torch.tensor(kept, dtype=torch.float64) * lr,
+            times=torch.tensor(kept, dtype=torch.float64, device="cpu") * lr,
             states=torch.stack(states),
             label="GD",
             cost={"steps": kept[-1], **counts},
@@ -72,7 +74,7 @@ def descend(
             try:
                 theta = theta - lr * objective.grad(theta)
             except NonFiniteError as e:
-                norm = float(torch.linalg.vector_norm(theta))
+                norm = length(theta)
                 raise IntegrationError(
                     f"Gradient descent at lr = {lr:g} could not go beyond step {k - 1} "
                     f"(t = {(k - 1) * lr:.6g}, ‖θ‖ = {norm:.3g}): {e}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,14 +10,19 @@ import scipy.integrate
 import torch
 from torch import Tensor
 
+from gdflows.arguments import number, whole
 from gdflows.errors import InputError, IntegrationError
 from gdflows.flows.base import Flow
+from gdflows.lengths import length
 from gdflows.trajectory import Trajectory
 from gdflows.walking.progress import bar as progress_bar
+from gdflows.walking.restarts import with_restarts
 from gdflows.walking.solvers import FixedStep, fastest_rate, with_error
+from gdflows.walking.start import check_times, starting_point
 from gdflows.walking.state import LeavesTheReals, State
 
 ADAPTIVE = ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
+REAL = ("Radau", "LSODA")  # these cannot walk through complex numbers
 FIXED = ("euler", "rk4")
 METHODS = (*ADAPTIVE, *FIXED)
 RUNAWAY = 1e12  # growth of the norm that is called a blow-up
@@ -47,8 +52,8 @@ def integrate(
     flow : Flow
         What to follow.
     theta0 : Tensor
-        Start, shape ``(D,)``. Its dtype and device are those of every evaluation and of the
-        result; the solver itself adds up in float64.
+        Start, shape ``(D,)``; a numpy array or a list is converted. Its dtype and device are
+        those of every evaluation and of the result; the solver itself adds up in float64.
     t : float, optional
         Flow time to stop at (t = k·h for k steps). The result then has the solver's own steps.
     times : sequence of float, optional
@@ -95,19 +100,20 @@ def integrate(
     """
     if real_every is not None:
         settings = {"rtol": rtol, "atol": atol, "method": method, "progress": progress}
-        settings["step"] = step
-        return _with_restarts(
-            flow, theta0, t, times, real_every, max_evaluations=max_evaluations, **settings
-        )
-    theta0 = theta0.detach()
-    times, t = _check_times(times, t)
+        settings |= {"step": step, "max_evaluations": max_evaluations}
+        return with_restarts(integrate, flow, theta0, t, times, real_every, **settings)
+    theta0 = starting_point(flow.objective, theta0)
+    times, t = check_times(times, t)
+    max_evaluations = whole(max_evaluations, "max_evaluations")
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
     fixed = method in FIXED
     if fixed != (step is not None):
         raise InputError("step belongs to the methods 'euler' and 'rk4', which need it.")
-    if fixed and not (np.isfinite(step) and step > 0):
-        raise InputError(f"step must be positive and finite, got {step}.")
+    if fixed:
+        step = number(step, "step", positive=True)
+    rtol = number(rtol, "rtol", positive=True)
+    atol = None if atol is None else number(atol, "atol", positive=True)
     eps = torch.finfo(theta0.dtype).eps
     if not fixed and not rtol >= 10 * eps:
         raise InputError(
@@ -119,7 +125,7 @@ def integrate(
     theta0, companions0 = flow.start(theta0)
     state = State(flow, theta0, companions0)
     if atol is None:
-        rms = float(torch.linalg.vector_norm(theta0)) / theta0.numel() ** 0.5
+        rms = length(theta0) / theta0.numel() ** 0.5
         atol = rtol / 3 * (rms or 1.0)
     solver_class = FixedStep if fixed else with_error(getattr(scipy.integrate, method))
     start = state.pack(theta0, companions0)
@@ -131,7 +137,19 @@ def integrate(
         start = state.widen(start)
         state(0.0, start)
     state.strict = False
-    solver = solver_class(state, 0.0, start, t, **kinds)
+
+    def begin(at: float, y: np.ndarray):
+        if method in REAL and np.iscomplexobj(y):
+            raise InputError(
+                f"{flow.label} leaves the real numbers at t = {at:.6g}, where {method} cannot "
+                "follow: use another method, 'BDF' if it is stiff."
+            )
+        try:
+            return solver_class(state, at, y, t, **kinds)
+        except LeavesTheReals:  # on trying how long the first step may be
+            return begin(at, state.widen(y))
+
+    solver = begin(0.0, start)
 
     saved_t, saved_y, saved_error = [0.0], [start], [0.0]
     wanted = deque(times[1:]) if times is not None else None
@@ -140,9 +158,11 @@ def integrate(
     def partial() -> Trajectory:
         thetas, companions = state.unpack(np.stack(saved_y))
         counts = {k: n - counts0.get(k, 0) for k, n in flow.objective.cost.items()}
-        errors = None if error is None else torch.tensor(saved_error, dtype=torch.float64)
+        errors = (
+            None if error is None else torch.tensor(saved_error, dtype=torch.float64, device="cpu")
+        )
         return Trajectory(
-            times=torch.tensor(saved_t, dtype=torch.float64),
+            times=torch.tensor(saved_t, dtype=torch.float64, device="cpu"),
             states=thetas,
             label=flow.label,
             companions=companions,
@@ -168,11 +188,13 @@ def integrate(
             if wanted:  # land on a time asked for if it is no shorter than half a step away:
                 near = not fixed and wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
                 solver.t_bound = t if near else wanted[0]  # interpolation has no error control
+            before, dense = (solver.t, solver.y), None
             try:
                 solver.step()
+                if wanted and wanted[0] <= solver.t and not fixed and solver.status != "failed":
+                    dense = solver.dense_output()  # fixed steps land on the times
             except LeavesTheReals:
-                wide = state.widen(solver.y)
-                solver = solver_class(state, solver.t, wide, t, **kinds)
+                solver = begin(before[0], state.widen(before[1]))
                 continue
             if solver.status == "finished" and solver.t < t:
                 solver.status = "running"
@@ -202,7 +224,6 @@ def integrate(
                 saved_y.append(solver.y)
                 saved_error.append(error)
             elif wanted and wanted[0] <= solver.t:
-                dense = None if fixed else solver.dense_output()  # fixed steps land on it
                 while wanted and wanted[0] <= solver.t:
                     saved_t.append(wanted.popleft())
                     saved_y.append(solver.y if saved_t[-1] == solver.t else dense(saved_t[-1]))
@@ -226,74 +247,3 @@ def integrate(
                     "ask for a shorter time.",
                 )
     return partial()
-
-
-def _with_restarts(flow, theta0, t, times, period, *, max_evaluations, **settings) -> Trajectory:
-    """See ``real_every`` of :func:`integrate`."""
-    times, t = _check_times(times, t)
-    if not (np.isfinite(period) and period > 0):
-        raise InputError(f"real_every must be positive and finite, got {period}.")
-    if flow.companions(theta0):
-        raise InputError(f"{flow.label} carries companions, which real_every does not know.")
-    cuts = [*(period * k for k in range(int(np.ceil(t / period - 1e-9)))), t]
-    pieces, theta, spent = [], theta0, 0
-    for begin, end in zip(cuts, cuts[1:], strict=False):
-        if times is None:
-            when = {"t": end - begin}
-        else:
-            inside = [x - begin for x in times if begin + 1e-9 * period < x < end - 1e-9 * period]
-            when = {"times": [0.0, *inside, end - begin]}
-        try:
-            piece = integrate(
-                flow, theta, **when, max_evaluations=max(1, max_evaluations - spent), **settings
-            )
-        except IntegrationError as e:
-            raise IntegrationError(
-                f"After a restart from the real part at t = {begin:.6g}: {e}",
-                cause=e.cause,
-                time=begin + e.time,
-                norm=e.norm,
-                partial=_join([*pieces, (begin, e.partial)], times),
-            ) from e
-        pieces.append((begin, piece))
-        spent += piece.cost["evaluations"]
-        theta = piece.states[-1]
-        theta = theta.real.contiguous() if theta.is_complex() else theta
-    return _join(pieces, times)
-
-
-def _join(pieces: list[tuple[float, Trajectory]], times: list[float] | None) -> Trajectory:
-    """Trajectories that follow on one another, each with its beginning; at given times only."""
-    first = pieces[0][1]
-    at = torch.cat([first.times[:1], *(begin + p.times[1:] for begin, p in pieces)])
-    kept = torch.ones(len(at), dtype=torch.bool)
-    if times is not None:
-        wanted = torch.tensor(times, dtype=torch.float64)
-        kept = ((at[:, None] - wanted).abs() <= 1e-9 * wanted[-1]).any(1)
-    dtype = max((p.states.dtype for _, p in pieces), key=lambda d: d.is_complex)
-    states = [first.states[:1], *(p.states[1:] for _, p in pieces)]
-    error = None
-    if all(p.error is not None for _, p in pieces):
-        before = np.cumsum([0.0, *(float(p.error[-1]) for _, p in pieces)])
-        parts = [b + p.error[1:] for b, (_, p) in zip(before, pieces, strict=False)]
-        error = torch.cat([first.error[:1], *parts])[kept]
-    return Trajectory(
-        times=at[kept],
-        states=torch.cat([s.to(dtype) for s in states])[kept],
-        label=first.label,
-        cost=dict(sum((Counter(p.cost) for _, p in pieces), Counter())),
-        error=error,
-    )
-
-
-def _check_times(times, t) -> tuple[list[float] | None, float]:
-    if (times is None) == (t is None):
-        raise InputError("Give either t (where to stop) or times (where to look), not both.")
-    if times is None:
-        if not (np.isfinite(t) and t > 0):
-            raise InputError(f"t must be positive and finite, got {t}.")
-        return None, float(t)
-    times = [float(x) for x in times]
-    if len(times) < 2 or times[0] != 0 or np.any(np.diff(times) <= 0):
-        raise InputError("times must increase from 0 and hold at least two entries.")
-    return times, times[-1]

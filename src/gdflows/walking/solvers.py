@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.integrate
 
-from gdflows.walking.state import State
+from gdflows.walking.state import LeavesTheReals, State
 
 
 def with_error(base: type) -> type:
@@ -57,6 +57,13 @@ class FixedStep(scipy.integrate.OdeSolver):
 
 def fastest_rate(state: State, t: float, y: np.ndarray, iterations: int = 12) -> float:
     """Spectral radius of the vector field's Jacobian, by power iteration on differences."""
+    try:
+        return _power_iteration(state, t, y, iterations)
+    except LeavesTheReals:  # beside the state the field is complex: nothing is known
+        return 0.0
+
+
+def _power_iteration(state: State, t: float, y: np.ndarray, iterations: int) -> float:
     f = state(t, y)
     v = np.random.default_rng(0).standard_normal(len(y))
     eps = 1e-6 * (1.0 + np.linalg.norm(y))

@@ -27,7 +27,7 @@ class State:
     def pack(self, theta: Tensor, companions: dict[str, Tensor]) -> np.ndarray:
         parts = [theta, *(companions[n] for n in self.shapes)]
         wide = torch.complex128 if any(p.is_complex() for p in parts) else torch.float64
-        return torch.cat([p.detach().reshape(-1).to("cpu", wide) for p in parts]).numpy()
+        return torch.cat([p.detach().reshape(-1).cpu().to(wide) for p in parts]).numpy()
 
     def unpack(self, y: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
         """Of ``(S,)`` or ``(T, S)``: tensors with the same leading axis."""
@@ -37,7 +37,8 @@ class State:
         def part(piece: Tensor, shape, dtype) -> Tensor:
             if piece.is_complex() and not dtype.is_complex:
                 piece = piece.real
-            return piece.reshape(*lead, *shape).to(self.theta0.device, dtype)
+            # the dtype first: there are devices that have no float64
+            return piece.reshape(*lead, *shape).to(dtype).to(self.theta0.device)
 
         theta = part(whole[..., :at], self.theta0.shape, self.theta0.dtype)
         companions = {}
