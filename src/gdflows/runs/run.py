@@ -81,6 +81,7 @@ class Run:
             + (f", {e['processes']} processes\n" if "processes" in e else "\n")
             + f"  with     Python {e['python']}, {packages}"
             + (f"\n  ended    {e['ended']}" if "ended" in e else "")
+            + (f"\n  note     {e['note']}" if "note" in e else "")
         )
 
 
