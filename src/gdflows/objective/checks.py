@@ -149,29 +149,42 @@ def second(E: Objective, theta: Tensor) -> None:
     E.checks["symmetry"] = gap / size if size else 0.0
     if gap > ASYMMETRY[theta.dtype] * size:
         _refuse(E, theta, f"Its second derivative is not symmetric (by {gap / size:.1e}).")
-    turn = _norm(theta) / _norm(v) * _norm(hv)  # what rounding θ does to a gradient
+    slope = torch.dot(gradient, v).reshape(1)
     E.checks["gradient"] = _differences(
-        E, theta, v, torch.dot(gradient, v).reshape(1), lambda at: E.value(at).reshape(1),
-        float(E.value(theta).abs()) + _norm(gradient) * _norm(theta), "gradient", "value",
-    )  # fmt: skip
+        E, theta, v, slope, lambda at: E.value(at).reshape(1), "gradient", "value"
+    )
     E.checks["second derivative"] = _differences(
-        E, theta, v, hv, E.grad, _norm(gradient) + turn, "second derivative", "gradient"
+        E, theta, v, hv, E.grad, "second derivative", "gradient"
     )
 
 
 def third(E: Objective, theta: Tensor) -> None:
     """Refuse third derivatives that are not those of the products. Two products more."""
-    E._verify("second", theta)
     u, v = _directions(E, theta, E.grad(theta))
-    claim, hv = E.contract(theta, u, v), E.hvp(theta, v)
-    turn = _norm(theta) / _norm(u) * _norm(claim)
     E.checks["third derivative"] = _differences(
-        E, theta, u, claim, lambda at: E.hvp(at, v), _norm(hv) + turn,
+        E, theta, u, E.contract(theta, u, v), lambda at: E.hvp(at, v),
         "third derivative", "Hessian-vector product",
     )  # fmt: skip
 
 
-DERIVATIVES: dict[str, Callable] = {"second": second, "third": third}
+def derivatives(E: Objective, which: str, theta: Tensor) -> None:
+    """The check ``"second"`` or ``"third"`` at θ, and where it fails a little way off as well.
+
+    At a minimum, or where all of a derivative vanishes, rounding is everything that there is to
+    compare. Wrong formulas are wrong elsewhere, too.
+    """
+    check = {"second": second, "third": third}[which]
+    if which == "third":
+        E._verify("second", theta)
+    try:
+        check(E, theta)
+    except InputError:
+        r = torch.randn(
+            theta.numel(), generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float64,
+            device="cpu",
+        )  # fmt: skip
+        r = E._masked(r.to(theta))
+        check(E, theta + 0.01 * (_norm(theta) or 1.0) / (_norm(r) or 1.0) * r)
 
 
 def _directions(E: Objective, theta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +206,6 @@ def _differences(
     along: Tensor,
     claim: Tensor,
     of: Callable[[Tensor], Tensor],
-    size: float,
     what: str,
     lower: str,
 ) -> float | None:
@@ -202,31 +214,26 @@ def _differences(
     A difference errs by its bend, by rounding, and by every kink that it crosses. So the step is
     made smaller until both agree, or until rounding covers all. Only differences that agree among
     themselves, and not with the derivative, convict it.
-
-    Parameters
-    ----------
-    size : float
-        Of the quantity whose differences are taken: its rounding is that times eps.
     """
     eps = torch.finfo(theta.dtype).eps
     if E._kinked and eps > 1e-10:
         return None  # in single precision every step is long enough to cross kinks
-    step = (
-        (1e-7 if E._kinked else eps ** (1 / 3) / 4)
-        * (_norm(theta) or 1.0)
-        / (_norm(along) or math.inf)
-    )
-    before = None
+    reach = (_norm(theta) or 1.0) / (_norm(along) or math.inf)
+    step = (1e-7 if E._kinked else eps ** (1 / 3) / 4) * reach
+    here, before = of(theta), None
     for _ in range(5 if step > 0 else 0):
         try:
-            quotient = (of(theta + step * along) - of(theta - step * along)) / (2 * step)
+            right, left = of(theta + step * along), of(theta - step * along)
         except NonFiniteError:
-            quotient = None
+            right = left = None
+        quotient = None if right is None else (right - left) / (2 * step)
         if quotient is not None:
             gap, scale = _norm(quotient - claim), max(_norm(quotient), _norm(claim))
             if scale == 0:
                 return 0.0
-            noise = 100 * eps * size / step
+            # Rounding of what is compared; and of what it is computed from, as if θ were moved.
+            moved = scale + _norm(right + left - 2 * here) / step
+            noise = 100 * eps * (_norm(here) + reach * moved) / step
             if noise > scale / 10:
                 return None
             if gap <= TOLERANCE[theta.dtype] * scale + noise:
