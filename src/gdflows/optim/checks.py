@@ -53,8 +53,8 @@ def _require_repeatable(seen: Evaluation, vectors: list[Tensor], change: float) 
         raise InputError(
             "The closure gave another gradient at the same parameters: its data or random "
             "numbers change between calls (next(iterator), a generator of its own, numpy), or "
-            "it keeps something from call to call. Draw them before step; torch's own random "
-            "numbers are repeated."
+            "it keeps something from call to call, or a hook changes what has been accumulated. "
+            "Draw them before step; torch's own random numbers are repeated."
         )
 
 
@@ -72,6 +72,7 @@ def of_exact(seen: Evaluation, vectors: list[Tensor], found: list[Tensor]) -> li
             # They contradict each other: another function each time, or no verdict.
             _require_repeatable(seen, vectors, size * step)
         elif not _kinked(seen) or not _symmetric(seen, vectors, found):
+            _require_reached(seen, vectors, step, first)
             seen._refuse(
                 "torch's second derivative contradicts differences of gradients by "
                 f"{gap / max(size, float(norm(found))):.0%}: some function, perhaps a "
@@ -82,6 +83,23 @@ def of_exact(seen: Evaluation, vectors: list[Tensor], found: list[Tensor]) -> li
             return first
     seen.optimizer._checked.append("exact")
     return found
+
+
+def _require_reached(
+    seen: Evaluation, vectors: list[Tensor], step: float, first: list[Tensor]
+) -> None:
+    """The difference once more, with the parameters changed in place: views of them follow then.
+
+    The graph is of no use afterwards.
+    """
+    seen._graphs = None
+    placed = [g / step for g in minus(_spend(seen, vectors, step), seen.grads)]
+    if float(norm(minus(placed, first))) > AGREE * float(norm(placed)):
+        raise InputError(
+            "The closure reaches a parameter by way of a tensor that was made earlier (a view or "
+            "a piece of it kept from __init__), whose curvature cannot be checked. Make it in "
+            "forward, or use hvp='difference'."
+        )
 
 
 def _kinked(seen: Evaluation) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -89,7 +89,8 @@ def as_list(name: str, closure: Closure | Sequence[Closure] | None) -> list[Clos
         if not callable(one):
             raise InputError(
                 f"step was given {type(one).__name__} where it needs a closure, a function without "
-                "arguments that returns the loss: optimizer.step(lambda: loss_fn(model(x), y))."
+                "arguments that returns the loss: optimizer.step(lambda: loss_fn(model(x), y)). A "
+                "closure must return the loss alone, not in a tuple."
             )
     return closures
 
@@ -134,11 +135,11 @@ def scalar(loss) -> Tensor:
             f"The closure returned {type(loss).__name__}, not the loss as a tensor. It should "
             "return loss_fn(model(x), y), and not call backward or item."
         )
+    if loss.is_complex():
+        raise InputError("The closure returned a complex loss: return its real part or modulus.")
     if loss.numel() != 1:
         raise InputError(f"The closure returned shape {tuple(loss.shape)}, not a scalar loss.")
     if not loss.requires_grad:
-        if torch.is_inference_mode_enabled():
-            raise InputError("There are no gradients in torch.inference_mode: step outside of it.")
         raise InputError(
             "The closure's loss has no graph. Do not call backward, detach or no_grad in it."
         )
@@ -197,7 +198,7 @@ def frozen_statistics() -> Iterator[None]:
     seen: dict[int, tuple] = {}
 
     def remember(module, _):
-        if isinstance(module, _BatchNorm) and id(module) not in seen:
+        if isinstance(module, _NormBase) and id(module) not in seen:
             seen[id(module)] = module, {n: b.clone() for n, b in module.named_buffers()}
 
     hook = register_module_forward_pre_hook(remember)

@@ -170,6 +170,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def _evaluate(self, closure: Closure | Sequence[Closure] | None, products: bool) -> Evaluation:
         """Loss and gradients at the present parameters; the gradients are in ``p.grad`` too."""
         name = type(self).__name__
+        if torch.is_inference_mode_enabled():
+            raise InputError("There are no gradients in torch.inference_mode: step outside of it.")
         closures = watch.as_list(name, closure)
         watch.refuse_skipped(name)
         return Evaluation(self, closures, products)

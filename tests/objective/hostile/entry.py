@@ -25,6 +25,8 @@ class Verdict:
 
 
 RIGHT = Verdict(True, None)
+# An optimiser that needs the closure twice may refuse one that is another function each time.
+REPEATABLE = Verdict(True, "from call to call|closure|parameter")
 UNASKED = None  # for a consumer to which the question makes no sense
 
 
@@ -95,13 +97,13 @@ def right(kind: str, **settings) -> Callable:
 
 
 def refused(kind: str, naming: str, **settings) -> Callable:
-    """An error must name the culprit. The optimisers' closure is the user's own, and right."""
-    return _entry(kind, Verdict(False, naming), **{"optimizer": RIGHT} | settings)
+    """An error must name the culprit. The optimisers' closure may be right all the same."""
+    return _entry(kind, Verdict(False, naming), **{"optimizer": REPEATABLE} | settings)
 
 
 def right_or_refused(kind: str, naming: str, **settings) -> Callable:
     """Either; never a wrong number."""
-    return _entry(kind, Verdict(True, naming), **{"optimizer": RIGHT} | settings)
+    return _entry(kind, Verdict(True, naming), **{"optimizer": REPEATABLE} | settings)
 
 
 def error(naming: str) -> Verdict:

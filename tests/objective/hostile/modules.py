@@ -39,7 +39,7 @@ def in_place_on_data():
     return nn.Sequential(nn.ReLU(inplace=True), *net()), CE, batch()
 
 
-@right("data scaled in place at every call")
+@right("data scaled in place at every call", optimizer=REPEATABLE)
 def data_scaled():
     class Scaled(Around):
         def forward(self, x):
@@ -60,7 +60,7 @@ def data_normalised():
     return Normalised(), CE, batch()
 
 
-@right("a loss that changes targets and outputs in place")
+@right("a loss that changes targets and outputs in place", optimizer=REPEATABLE)
 def targets_changed():
     def loss(o, y):
         y.mul_(0.5)
