@@ -6,6 +6,7 @@ from torch import nn
 
 from hostile.entry import (
     CE,
+    REPEATABLE,
     UNASKED,
     Around,
     batch,
