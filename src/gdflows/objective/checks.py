@@ -64,12 +64,6 @@ def function(E: Objective, theta: Tensor) -> None:
             "stored outside the modules), so derivatives would be those of two points at once. "
             "Empty the cache in each call, or detach what is kept."
         )
-    if first.requires_grad and not any(a is x for a in before) and not E._constant:
-        raise InputError(
-            "The loss has a graph that does not reach the parameters: it was detached from them, "
-            "and depends on other tensors that require gradients. If it is meant to be constant, "
-            "say constant=True."
-        )
     # What is made anew in each evaluation belongs to the loss (a gradient by its inputs).
     strangers = [a for a in before if any(a is b for b in now) and not E._known(a)]
     if strangers and E._take_in(strangers):
@@ -79,6 +73,12 @@ def function(E: Objective, theta: Tensor) -> None:
             f"The loss depends on {E._named(strangers[0])}, which is trained (requires_grad) and "
             "not part of theta, so its derivatives would be missing without a word. Register it "
             "with the model, or detach it."
+        )
+    if first.requires_grad and not any(a is x for a in before) and not E._constant:
+        raise InputError(
+            "The loss has a graph that does not reach the parameters: it was detached from them, "
+            "and depends on other tensors that require gradients. If it is meant to be constant, "
+            "say constant=True."
         )
     E._recomputes = first.requires_grad and _recomputes(E, x)
     E._value_needs_graph = _needs_graph(E, x.detach(), first)
