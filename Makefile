@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks serve clean distclean setup
+.PHONY: help book test notebooks serve lock clean distclean setup
 .DELETE_ON_ERROR:
 
 BOOK := .venv/bin/python tools/book.py
@@ -22,6 +22,9 @@ notebooks: setup  ## for authors: write the .ipynb beside every chapter
 serve: book  ## the pages at http://localhost:8000
 	@.venv/bin/python -m http.server --directory _build/html 8000
 
+lock:  ## for authors: requirements.lock anew, from the pins of requirements.txt
+	@python3 tools/lock.py
+
 clean:  ## forget everything built and executed
 	rm -rf _build book/appendix/generated
 
@@ -30,5 +33,5 @@ distclean: clean  ## and the virtual environment
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt pyproject.toml tools/setup
+.venv/ready: requirements.txt requirements.lock pyproject.toml tools/setup
 	@tools/setup

@@ -29,3 +29,23 @@ def net():
 def squared(output, target):
     r = output - target
     return 0.5 * (r * r).sum() / len(r)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Which recorded runs were not repeated, and why: a skip alone is easily overlooked."""
+    notes: dict[str, list[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) != "call":
+                continue
+            for key, value in report.user_properties:
+                if key == "recorded run":
+                    name, _, what = value.partition("|")
+                    notes.setdefault(name, []).append(what)
+    if not notes:
+        return
+    repeated = [n for n, whats in notes.items() if any(w.startswith("repeated") for w in whats)]
+    rest = sorted(set(notes) - set(repeated))
+    terminalreporter.section(f"recorded runs: {len(repeated)} repeated, {len(rest)} not", "-")
+    for name in rest:
+        terminalreporter.write_line(f"  {name:28s} {'; '.join(sorted(notes[name]))}")

@@ -1,9 +1,13 @@
 """Several processes against one. They are real ones, joined by torch's gloo."""
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -100,3 +104,129 @@ def test_too_few_samples(monkeypatch):
     monkeypatch.setattr(parallel, "size", lambda: 4)
     with pytest.raises(InputError, match="3 samples cannot be shared among 4"):
         parallel.share(torch.zeros(3))
+
+
+# -- a process that is lost ------------------------------------------------------------------------
+
+# They add without end; each says when it has begun.
+ADDING = """
+import sys, torch
+from gdflows import parallel
+from gdflows.errors import GdflowsError
+
+try:
+    with parallel.group("cpu"):
+        done = 0
+        while True:
+            assert float(parallel.total(torch.ones(()))) == parallel.size()
+            done += 1
+            if done == 3:
+                open(sys.argv[1] + str(parallel.dist.get_rank()), "w").close()
+except GdflowsError as error:
+    sys.exit(f"gdflows: {error}")
+"""
+
+
+def several(n, *words, **environment):
+    """So many processes, started as torchrun does, but with nobody to end those that are left."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | environment
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env=shared | {"WORLD_SIZE": str(n), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(n)
+    ]
+
+
+def end(processes):
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+
+
+def wait_for(files, processes):
+    deadline = time.monotonic() + 240
+    while not all(f.exists() for f in files):
+        for process in processes:
+            assert process.poll() is None, process.stderr.read()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def sentence(process, said):
+    assert "Traceback" not in said and process.returncode == 1, said
+    assert "another one has ended, or has not answered for" in said
+    assert "start all of them again" in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(
+    ("lost", "by", "n"), [(1, "SIGKILL", 2), (1, "SIGSTOP", 3), (0, "SIGSTOP", 2)]
+)
+def test_when_a_process_is_lost_the_others_end_with_a_sentence(tmp_path, lost, by, n):
+    script = tmp_path / "adding.py"
+    script.write_text(ADDING)
+    mark = tmp_path / "begun-"
+    processes = several(n, script, mark, GDFLOWS_TIMEOUT="5")
+    try:
+        wait_for([tmp_path / f"begun-{rank}" for rank in range(n)], processes)
+        processes[lost].send_signal(getattr(signal, by))
+        for rank, process in enumerate(processes):
+            if rank != lost:
+                sentence(process, process.communicate(timeout=120)[1])
+    finally:
+        end(processes)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_study_whose_other_process_dies_says_so_and_keeps_what_it_had(tmp_path):
+    folder = tmp_path / "run"
+    words = ["-m", "gdflows", "run", "eos", "--steps", 10**6, "--n", 100, "--out", folder]
+    processes = several(2, *words)
+    try:
+        wait_for([folder / "unfinished.pt"], processes)
+        processes[1].kill()
+        sentence(processes[0], processes[0].communicate(timeout=120)[1].split("\r")[-1])
+    finally:
+        end(processes)
+    assert gf.runs.unfinished(folder)["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("GDFLOWS_TIMEOUT", "soon"), ("GDFLOWS_TIMEOUT", "-1"), ("WORLD_SIZE", "two")],
+)
+def test_environment_variables_that_cannot_be_read_are_named(monkeypatch, variable, value):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"{variable} must be .*{value}"):
+        with parallel.group("cpu"):
+            pass
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="Process 1 of this machine has no GPU"):
+        with parallel.group("cuda"):
+            pass
+
+
+def test_other_errors_are_not_told_as_a_lost_process(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+
+    def failing(*_, **__):
+        raise RuntimeError("expected a dense tensor")
+
+    monkeypatch.setattr(parallel.dist, "all_reduce", failing)
+    with pytest.raises(RuntimeError, match="^expected a dense tensor$"):
+        parallel.total(torch.ones(2))

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import signal
 import sys
 import time
 
 from bookkit import build, execute, notebooks
 from bookkit.chapters import ROOT, BookError
+from bookkit.report import failures, judge, table
 
 
 @contextlib.contextmanager
@@ -32,18 +34,21 @@ def alone():
         yield
 
 
-def executed(only=None, force=False, strict=False) -> list:
-    executions = execute.execute(only, force)
-    problems = execute.judge(executions, strict)
-    if problems:
-        raise BookError("\n\n".join(problems))
-    return executions
-
-
 def report(executions, built: bool, started: float) -> None:
-    print(execute.table(executions))
+    print(table(executions))
     print("the pages were built anew" if built else "the pages were up to date")
-    print(f"took {time.monotonic() - started:.1f} s; open {build.address()}")
+    print(f"took {time.monotonic() - started:.1f} s; open {build.address()}", flush=True)
+
+
+def stop_at(problems: list[str], executions, built: bool = False) -> None:
+    """Fail with all that is wrong, if anything is."""
+    if not problems:
+        return
+    failed = [found.page for found in failures(executions)]
+    lines = [f"{len(failed)} of {len(executions)} chapters failed: {', '.join(failed)}"]
+    if built:
+        lines.append("Their pages say so; the other pages are as they should be.")
+    raise BookError("\n\n".join(["\n".join(lines), *problems] if failed else problems))
 
 
 def main() -> None:
@@ -59,29 +64,43 @@ def main() -> None:
         two = commands.add_parser(name)
         two.add_argument("--strict", action="store_true")
         two.add_argument("--force", action="store_true")
+    for each in commands.choices.values():
+        each.add_argument("--cell-minutes", metavar="M",
+                          help="give up a cell after so many minutes (default "
+                               f"{execute.CELL_MINUTES:g}, or {execute.SETTING})")
     commands.add_parser("check")
     commands.add_parser("address")
     options = parser.parse_args()
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is stopped
     try:
         with alone():
             run(options, started)
     except BookError as error:
         sys.exit(f"\n{error}\n")
+    except KeyboardInterrupt:
+        print("\nstopped. The chapters that were done are kept; the same command goes on.",
+              file=sys.stderr)
+        sys.exit(130)
 
 
 def run(options, started: float) -> None:
     if options.command == "execute":
-        print(execute.table(executed(options.only, options.force, options.strict)))
-    elif options.command == "build":
-        executions = executed(strict=options.strict)
-        report(executions, build.build(options.force), started)
-    elif options.command == "notebooks":
-        notebooks.ensure()
-        executions = executed(strict=options.strict)
+        limit = execute.cell_limit(options.cell_minutes)
+        executions = execute.execute(options.only, options.force, limit)
+        print(table(executions))
+        stop_at(judge(executions, options.strict), executions)
+    elif options.command in ("build", "notebooks"):
+        limit = execute.cell_limit(options.cell_minutes)
+        if options.command == "notebooks":
+            notebooks.ensure()
+        executions = execute.execute(limit=limit)
         built = build.build(options.force)
-        notebooks.write()
+        problems = judge(executions, options.strict)
+        if options.command == "notebooks" and not problems:
+            notebooks.write()
         report(executions, built, started)
+        stop_at(problems, executions, built=True)
     elif options.command == "check":
         problems = notebooks.check()
         if problems:

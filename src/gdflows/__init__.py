@@ -9,20 +9,26 @@ saw with everything needed to make it again.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gdflows import curvature, errors, flows, landscape, optim, probes
-from gdflows.flows import stability_coefficients
-from gdflows.objective import Objective, Point
-from gdflows.training import SharpnessMonitor, suggest_lr
-from gdflows.trajectory import Trajectory
-from gdflows.walking import descend, integrate
-
 if TYPE_CHECKING:
-    from gdflows import bseries, plotting, problems, runs
+    from gdflows import (
+        bseries,
+        curvature,
+        errors,
+        flows,
+        landscape,
+        optim,
+        plotting,
+        probes,
+        problems,
+        runs,
+    )
+    from gdflows.flows import stability_coefficients
+    from gdflows.objective import Objective, Point
+    from gdflows.training import SharpnessMonitor, suggest_lr
+    from gdflows.trajectory import Trajectory
+    from gdflows.walking import descend, integrate
 
 __version__ = "0.1.0"
-
-# Loaded on first use, so that a training script does not pay for sympy or matplotlib.
-_LAZY = ("bseries", "plotting", "problems", "runs")
 
 __all__ = [
     "Objective",
@@ -45,12 +51,31 @@ __all__ = [
     "suggest_lr",
 ]
 
+# Everything is loaded on first use: a command that only lists does not pay for torch, nor a
+# training script for sympy or matplotlib.
+_FROM = {
+    "Objective": "objective",
+    "Point": "objective",
+    "SharpnessMonitor": "training",
+    "Trajectory": "trajectory",
+    "descend": "walking",
+    "integrate": "walking",
+    "stability_coefficients": "flows",
+    "suggest_lr": "training",
+}
+_ROOMS = {*__all__} - {*_FROM} | {"objective", "parallel", "training", "trajectory", "walking"}
+
 
 def __getattr__(name: str):
-    if name in _LAZY:
-        return import_module(f"gdflows.{name}")
-    raise AttributeError(f"module 'gdflows' has no attribute {name!r}")
+    if name in _FROM:
+        value = getattr(import_module(f"gdflows.{_FROM[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"gdflows.{name}")
+    else:
+        raise AttributeError(f"module 'gdflows' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__})

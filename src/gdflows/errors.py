@@ -57,8 +57,26 @@ class DataError(GdflowsError, RuntimeError):
 
 
 class InterruptedRunError(GdflowsError, RuntimeError):
-    """A run stopped for want of memory or disk space; what it had saved is kept."""
+    """A run could not go on, or not be written (no room, no memory); what it had saved is kept."""
+
+
+class ProcessLostError(GdflowsError, RuntimeError):
+    """Of several processes that work together, another one ended or did not answer in time."""
 
 
 class EdgeWarning(UserWarning):
     """Training has crossed its optimiser's stability edge."""
+
+
+class StoppedRun(KeyboardInterrupt):
+    """A run was asked to stop, by Ctrl-C or SIGTERM; what it had saved is kept.
+
+    Attributes
+    ----------
+    signal : int
+        Which.
+    """
+
+    def __init__(self, message, signal):
+        super().__init__(message)
+        self.signal = signal

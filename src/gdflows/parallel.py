@@ -1,16 +1,28 @@
-"""Several processes, each with its share of the data: what ``torchrun`` starts."""
+"""Several processes, each with its share of the data: what ``torchrun`` starts.
+
+A process waits for the others a minute at most (the environment variable ``GDFLOWS_TIMEOUT``, in
+seconds, says otherwise): one that has died or was stopped would else be waited for without end.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gdflows.errors import InputError
+from gdflows.errors import InputError, ProcessLostError
+
+# Starting takes processes differently long, the more so on a busy machine.
+JOINING = timedelta(minutes=10)
+
+# The group whose members wait for one another that long; None for the one that the user made.
+_group: dist.ProcessGroup | None = None
 
 
 def size() -> int:
@@ -37,18 +49,35 @@ def share(x: Tensor) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of all processes' tensors, the same bits in each of them."""
+    """The sum of all processes' tensors, the same bits in each of them.
+
+    Raises
+    ------
+    ProcessLostError
+        If another process ends or does not answer in time.
+    """
     if size() > 1:
         x = x.contiguous()
-        dist.all_reduce(torch.view_as_real(x) if x.is_complex() else x)
+        if x.is_cuda:
+            # What this GPU has still to do is no waiting for the others.
+            torch.cuda.synchronize(x.device)
+        with _answered():
+            dist.all_reduce(torch.view_as_real(x) if x.is_complex() else x, group=_group)
     return x
 
 
 def of_first(make: Callable):
-    """What ``make()`` gives in the first process, in all of them; it must be picklable."""
+    """What ``make()`` gives in the first process, in all of them; it must be picklable.
+
+    Raises
+    ------
+    ProcessLostError
+        If another process ends or does not answer in time.
+    """
     box = [make() if first() else None]
     if size() > 1:
-        dist.broadcast_object_list(box)
+        with _answered():
+            dist.broadcast_object_list(box, group=_group)
     return box[0]
 
 
@@ -61,18 +90,90 @@ def group(device: str) -> Iterator[str]:
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``; with several processes each takes the GPU of its own
         number on its machine.
+
+    Raises
+    ------
+    InputError
+        If an environment variable cannot be read, or there are fewer GPUs than processes.
+    ProcessLostError
+        If not all processes join.
     """
+    global _group
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    several = _whole("WORLD_SIZE", 1) > 1 and not dist.is_initialized()
     if not several:
         yield device
         return
+    wait = _patience()
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{_gpu()}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        # NCCL would else wait in the background, and end the process without an error.
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+    with _answered(JOINING):
+        dist.init_process_group(
+            "nccl" if device.startswith("cuda") else "gloo", timeout=max(JOINING, wait)
+        )
     try:
+        with _answered():
+            _group = dist.new_group(timeout=wait)
         yield device
     finally:
+        _group = None
         dist.destroy_process_group()
+
+
+# -- inside --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _answered(wait: timedelta | None = None) -> Iterator[None]:
+    """Tell in a sentence that another process is lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's errors have no type of their own, but its source's path in them.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        seconds = (wait or _patience()).total_seconds()
+        raise ProcessLostError(
+            f"Process {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')} ends: "
+            f"another one has ended, or has not answered for {seconds:g} s because it hangs, was "
+            "stopped or is much slower. Look for its message, then start all of them again with "
+            "the same command (GDFLOWS_TIMEOUT sets the seconds to wait)."
+        ) from error
+
+
+def _patience() -> timedelta:
+    given = os.environ.get("GDFLOWS_TIMEOUT") or "60"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e7:
+        raise InputError(
+            f"The environment variable GDFLOWS_TIMEOUT must be a number of seconds, got {given!r}."
+        )
+    return timedelta(seconds=seconds)
+
+
+def _whole(variable: str, default: int | None = None) -> int:
+    given = os.environ.get(variable, default)
+    try:
+        return int(given)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"The environment variable {variable} must be a whole number, got {given!r}: start "
+            "several processes with torchrun, which sets it."
+        ) from None
+
+
+def _gpu() -> int:
+    number, there = _whole("LOCAL_RANK"), torch.cuda.device_count()
+    if number >= there:
+        raise InputError(
+            f"Process {number} of this machine has no GPU of its own: there are {there}. Start "
+            "as many processes as there are GPUs."
+        )
+    return number

@@ -89,7 +89,7 @@ class Trajectory:
         objective : Objective
             The loss.
         *probes : callable
-            Functions of a :class:`~gdflows.objective.Point` that return a number, or several by
+            Functions of a :class:`~gdflows.Point` that return a number, or several by
             name: see :mod:`gdflows.probes`. They share the point's gradient.
 
         Returns

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 
 @pytest.fixture(scope="session")
 def html() -> Path:
-    folder = ROOT / "_build/html"
-    if not (ROOT / "_build/built.json").exists():
-        pytest.fail("the book is not built, or its last build failed: run `make book` first")
-    return folder
+    """The built pages. Where there are none, `test_the_book_is_built` fails and the rest skip."""
+    from bookkit import build
+
+    if build.why_not_built():
+        pytest.skip(build.why_not_built())
+    return build.HTML

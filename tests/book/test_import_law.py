@@ -10,7 +10,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src/gdflows"
 # The floors of the house. A module may import its own room and anything on a lower floor.
 FLOOR = {
     "errors": 0,
-    "arguments": 1, "lengths": 1, "parallel": 1,
+    "arguments": 1, "lengths": 1, "optional": 1, "parallel": 1,
     "objective": 2,
     "curvature": 3, "bseries": 3, "problems": 3, "trajectory": 3,
     "flows": 4, "optim": 4,

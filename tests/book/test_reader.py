@@ -17,7 +17,7 @@ RUN = """
 import sys, nbformat
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], 4)
-NotebookClient(notebook, timeout=300, kernel_name="colab").execute()
+NotebookClient(notebook, timeout=1200, startup_timeout=600, kernel_name="colab").execute()
 """
 
 

@@ -5,7 +5,7 @@ import pytest
 from gdflows.errors import InputError
 from gdflows.experiments.edge_models import edge_models
 
-SMALL = {"widths": "6", "n": 60, "scale": 0.4, "lr": 0.1, "start": 60, "every": 5}
+SMALL = {"data": "digits", "widths": "6", "n": 60, "scale": 0.4, "lr": 0.1, "start": 60, "every": 5}
 
 
 def test_table():

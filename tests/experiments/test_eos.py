@@ -1,11 +1,7 @@
 """The study of the edge, killed and continued, and its commands."""
 
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -13,14 +9,19 @@ from typer.testing import CliRunner
 
 import gdflows as gf
 from gdflows.errors import InputError
-from gdflows.experiments import carry_out, cli
+from gdflows.experiments import carry_out, cli, eos
+from gdflows.runs import Log, files, log
 
-SMALL = {"network": "mlp-tanh", "widths": "16", "n": 100, "steps": 40, "every": 4}
+SMALL = {"data": "digits", "network": "mlp-tanh", "widths": "16", "n": 100, "steps": 40, "every": 4}
 
 
 def invoke(*words):
     result = CliRunner().invoke(cli.app, [str(w) for w in words])
     return result.exit_code, result.output + result.stderr
+
+
+def words(config):
+    return [w for k, v in config.items() for w in (f"--{k}", v)]
 
 
 def test_against_dense_eigenvalues():
@@ -63,58 +64,105 @@ def test_divergence_is_recorded(tmp_path):
     assert len(gf.runs.load(tmp_path / "far").table) > 0
 
 
-# A checkpoint at every step, so that the signal hits its writing too.
-PROGRAM = """
-import sys, torch
-from gdflows.experiments.cli import app
-from gdflows.runs import Log
-torch.set_num_threads(1)
-Log.__init__.__kwdefaults__["seconds_between"] = 0.0
-app()
-"""
-WORDS = ["eos", "--dataset", "digits", "--network", "mlp-tanh", "--loss", "mse"]
-WORDS += ["--lr", "0.2", "--steps", "300", "--n", "100", "--optimizer", "heavy-ball"]
+def test_a_run_by_the_command_alone(tmp_path, monkeypatch):
+    """As a newcomer types it: a folder, the edge reached, a picture, what to type next."""
+    monkeypatch.chdir(tmp_path)
+    code, said = invoke("run", "eos")
+    assert code == 0, said
+    assert "Recording to runs/eos-1" in said and "Drawn to runs/eos-1/picture.png" in said
+    assert "Next: gdflows show runs/eos-1" in said.splitlines()
+    run = gf.runs.load("runs/eos-1")
+    assert run.table.ratio.max() > 1 and run.table.ratio.iloc[0] < 0.6
+    assert run.table.ratio.iloc[-20:].between(0.9, 1.2).all()
+    assert len(run.environment["data"]["gratings"]) == 64
+    assert run.environment["commit"]
+    code, said = invoke("run", "eos", "--steps", 10, "--n", 50)
+    assert "Recording to runs/eos-2" in said
+    assert "Next: gdflows compare runs/eos-1 runs/eos-2" in said.splitlines()
+    code, said = invoke("show", "runs/eos-1")
+    assert code == 0 and "commit   " in said and "data     gratings (SHA-256" in said
+    code, said = invoke("show", "eos-adam")
+    assert all(f"{key:8s} not known" in said for key in ("commit", "data", "table"))
+    code, said = invoke("run", "eos", "--network", "tree")
+    assert code == 1 and not (tmp_path / "runs" / "eos-3").exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_killed_ten_times_and_resumed_to_the_same_bits(tmp_path):
-    folder, rng, steps = tmp_path / "killed", random.Random(0), []
-    for _ in range(10):
-        words = ["run", *WORDS, "--out", folder]
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, words)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        file, deadline = folder / "unfinished.pt", time.monotonic() + 120
-        before = file.stat().st_mtime_ns if file.exists() else 0
-        while not file.exists() or file.stat().st_mtime_ns == before:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert not (folder / "run.json").exists()
-        steps.append(gf.runs.unfinished(folder)["step"])
-    assert steps == sorted(steps) and 0 < steps[-1] < 300
-    threads = torch.get_num_threads()
-    try:
-        code, said = invoke("resume", folder)
-        assert code == 0 and "Run killed: 61 rows" in said
-        torch.set_num_threads(1)
-        code, _ = invoke("run", *WORDS, "--out", tmp_path / "whole")
-        assert code == 0
-    finally:
-        torch.set_num_threads(threads)
-    one, two = ((tmp_path / n / "table.csv").read_bytes() for n in ("killed", "whole"))
+class Broken(Exception):
+    pass
+
+
+def broken_off(folder, monkeypatch, step=20):
+    """A run that a bug ends after this step."""
+    real = Log.checkpoint
+
+    def checkpoint(self, number, state, **more):
+        real(self, number, state, now=True)
+        if number == step:
+            raise Broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "checkpoint", checkpoint)
+        said = ["run", "eos", *words(SMALL), "--out", folder]
+        result = CliRunner().invoke(cli.app, list(map(str, said)))
+    assert isinstance(result.exception, Broken)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_begun_on_a_gpu_is_moved_not_lost(tmp_path, monkeypatch):
+    broken_off(tmp_path / "one", monkeypatch)
+    kept = gf.runs.unfinished(tmp_path / "one")
+    kept["device"] = "cuda:0"
+    files.replace(tmp_path / "one" / "unfinished.pt", lambda f: log._write(kept, f))
+    code, said = invoke("resume", tmp_path / "one")
+    assert code == 1 and f"gdflows resume {tmp_path / 'one'} --device cpu" in said
+    code, said = invoke("resume", tmp_path / "one", "--device", "cpu")
+    assert code == 0, said
+    code, _ = invoke("run", "eos", *words(SMALL), "--out", tmp_path / "two")
+    one, two = ((tmp_path / n / "table.csv").read_bytes() for n in ("one", "two"))
     assert one == two
-    assert sorted(p.name for p in folder.iterdir()) == ["run.json", "table.csv"]
-    assert gf.runs.load(folder).environment["command"].startswith("-c run eos")
+
+
+def test_a_state_of_another_network_is_named(tmp_path, monkeypatch):
+    """As after a change of the package: the same configuration, another number of parameters."""
+    broken_off(tmp_path / "one", monkeypatch)
+    monkeypatch.setitem(eos.KINDS, "mlp", ("conv", "4"))
+    before = (tmp_path / "one" / "unfinished.pt").read_bytes()
+    small = {k: v for k, v in SMALL.items() if k != "widths"}
+    kept = gf.runs.unfinished(tmp_path / "one")
+    kept["config"]["widths"] = ""
+    files.replace(tmp_path / "one" / "unfinished.pt", lambda f: log._write(kept, f))
+    before = (tmp_path / "one" / "unfinished.pt").read_bytes()
+    code, said = invoke("run", "eos", *words(small), "--out", tmp_path / "one")
+    assert code == 1 and "does not fit this version of the study" in said, said
+    assert (tmp_path / "one" / "unfinished.pt").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_gives_the_usual_exit_code_and_says_how_to_go_on(tmp_path, monkeypatch, number):
+    real = Log.checkpoint
+
+    def checkpoint(self, step, state, **more):
+        if step == 17:
+            os.kill(os.getpid(), number)
+        real(self, step, state, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "checkpoint", checkpoint)
+        code, said = invoke("run", "eos", *words(SMALL), "--out", tmp_path / "one")
+    assert code == 128 + number
+    assert "up to step 17 is kept" in said and f"gdflows resume {tmp_path / 'one'}" in said
+    code, said = invoke("resume", tmp_path / "one")
+    assert code == 0, said
+    invoke("run", "eos", *words(SMALL), "--out", tmp_path / "two")
+    one, two = ((tmp_path / n / "table.csv").read_bytes() for n in ("one", "two"))
+    assert one == two
 
 
 def test_commands(tmp_path):
     for name in "ab":
-        code, _ = invoke("run", "eos", "--steps", 10, "--n", 50, "--out", tmp_path / name)
+        small = ["--steps", 10, "--n", 50, "--no-picture"]
+        code, _ = invoke("run", "eos", *small, "--out", tmp_path / name)
         assert code == 0
     code, said = invoke("resume", tmp_path / "a")
     assert code == 1 and "nothing to resume" in said
@@ -127,11 +175,11 @@ def test_commands(tmp_path):
 
 
 def test_sweep(tmp_path):
-    words = ["sweep", "eos", "--over", "lr=0.1,0.2", "--out", tmp_path, "--n", 50, "--steps", 10]
-    code, said = invoke(*words)
+    sweep = ["sweep", "eos", "--over", "lr=0.1,0.2", "--out", tmp_path, "--n", 50, "--steps", 10]
+    code, said = invoke(*sweep)
     assert code == 0, said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lr=0.1", "lr=0.2"]
-    code, said = invoke(*words)
+    code, said = invoke(*sweep)
     assert code == 0 and said.count("is there already") == 2
     code, said = invoke("compare", *sorted(tmp_path.iterdir()))
     assert "0.1" in said and "0.2" in said and "Configurations differ" in said

@@ -218,3 +218,26 @@ def test_random_numbers_are_drawn_once_and_are_nobody_s():
     difference = (E.grad(theta + eps * v) - E.grad(theta - eps * v)) / (2 * eps)
     assert (E.hvp(theta, v) - difference).norm() < 1e-7 * difference.norm()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+DEGENERATE = {  # a minimum, a saddle, a point where all second derivatives vanish
+    "a minimum": lambda t: (t.prod() - 2) ** 2,
+    "a flat minimum": lambda t: (t.prod() - 2) ** 4,
+    "a flat point": lambda t: (t.prod() - 2) ** 3,
+    "a saddle": lambda t: (t.prod() - 2) * (t.sum() - 5.5),
+    "odd": lambda t: torch.sinh(t - START[:3]).sum(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+@pytest.mark.parametrize("what", DEGENERATE)
+def test_vanishing_derivatives_are_not_taken_for_faults(what, dtype):
+    for at in (torch.tensor([0.5, 4.0, 1.0]), torch.tensor([0.3, 1 / 0.3, 2.0]), START[:3]):
+        at = at.to(dtype)
+        E = gf.Objective(lambda t: DEGENERATE[what](t if t.dtype == f64 else t.double()).to(dtype))
+        v = torch.ones_like(at)
+        assert E.hvp(at, v).isfinite().all()
+        assert E.third(at, v, v).isfinite().all()
+        plain = gf.Objective(DEGENERATE[what])
+        if dtype == f64:
+            assert plain.third(at, v, v).isfinite().all()

@@ -16,7 +16,7 @@ LINE = "To be, or not to be: that is the question.\n"
 @pytest.fixture
 def play(monkeypatch):
     """A text of 430 characters in place of the real one."""
-    monkeypatch.setattr(data, "text", lambda **_: LINE * 10)
+    monkeypatch.setattr(data.sets, "text", lambda **_: LINE * 10)
     return gf.problems.load("shakespeare-8")
 
 

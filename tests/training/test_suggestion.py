@@ -47,7 +47,7 @@ def test_what_it_says_against_a_dense_hessian():
     said = gf.suggest_lr(model, LOSS, data, optimizer)
     E = gf.Objective.from_module(model, LOSS, data)
     top = float(torch.linalg.eigvalsh(E.hessian(E.theta0))[-1])
-    assert said.sharpness == pytest.approx(top, rel=1e-2)
+    assert said.eigenvalue == pytest.approx(top, rel=1e-2)
     assert said.lr == pytest.approx(3.8 / top, rel=1e-2)
     assert (said.now, said.edge) == (0.01, pytest.approx(3.8))
     assert optimizer.param_groups[0]["lr"] == 0.01
@@ -65,7 +65,7 @@ def test_adamw_after_its_first_steps():
         optimizer.step()
     said = gf.suggest_lr(model, LOSS, (x, y), optimizer, tol=1e-6)
     optimizer.param_groups[0]["lr"] = said.lr
-    assert said.lr * said.sharpness == pytest.approx(gf.optim.stability_edge(optimizer), rel=1e-5)
+    assert said.lr * said.eigenvalue == pytest.approx(gf.optim.stability_edge(optimizer), rel=1e-5)
 
 
 def test_the_picture_has_its_minimum_below_the_edge():
@@ -89,3 +89,85 @@ def test_what_cannot_be_suggested():
     with pytest.raises(InputError, match="No direction curves upwards"):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         gf.suggest_lr(model, lambda out, y: -LOSS(out, y), data, optimizer)
+
+
+def test_the_rate_in_use_does_not_matter():
+    """At zero, the start of a warm-up, and as a tensor it is the same suggestion."""
+    model, data = regression()
+    said = [
+        gf.suggest_lr(model, LOSS, data, make(model.parameters(), lr), tol=1e-8)
+        for make in (OPTIMISERS["decay"],)
+        for lr in (0.0, 1e-3, 0.5, torch.tensor(0.1))
+    ]
+    for one in said[1:]:
+        assert one.lr == pytest.approx(said[0].lr, rel=1e-6)
+        assert one.edge == pytest.approx(said[0].edge, rel=1e-6)
+    assert [one.now for one in said] == [0.0, 1e-3, 0.5, pytest.approx(0.1)]
+    assert len(said[0].plot().lines) == 2
+    assert len(said[1].plot().lines) == 3
+
+
+def test_adamw_with_usual_groups_in_a_warm_up():
+    """Decay and no decay, at a rate of zero, against a dense Hessian."""
+    model, (x, y) = regression()
+    groups = [
+        {"params": [model.weight], "weight_decay": 1e-3},
+        {"params": [model.bias], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        LOSS(model(x), y).backward()
+        optimizer.step()
+    said = gf.suggest_lr(model, LOSS, (x, y), optimizer, tol=1e-8)
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    E = gf.Objective.from_module(model, LOSS, (x, y))
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    roots = gf.optim.preconditioner(optimizer, list(model.parameters())).sqrt()
+    top = float(torch.linalg.eigvalsh(roots[:, None] * E.hessian(E.theta0) * roots)[-1])
+    assert said.eigenvalue == pytest.approx(top, rel=1e-6)
+    for group in optimizer.param_groups:
+        group["lr"] = said.lr
+    assert said.lr * top == pytest.approx(gf.optim.stability_edge(optimizer), rel=1e-6)
+    groups[0]["weight_decay"] = 0.1
+    with pytest.raises(InputError, match="different edges"):
+        gf.suggest_lr(model, LOSS, (x, y), optimizer)
+
+
+@pytest.mark.parametrize("make", [gf.optim.DAL, gf.optim.CDAT, gf.optim.AdaEoS])
+def test_optimisers_that_choose_their_rate_are_refused(make):
+    model, data = regression()
+    with pytest.raises(InputError, match="chooses its rate by the curvature"):
+        gf.suggest_lr(model, LOSS, data, make(model.parameters()))
+
+
+def test_rates_that_cannot_be():
+    model, data = regression()
+    for lr in (-0.1, float("nan")):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer.param_groups[0]["lr"] = lr
+        with pytest.raises(InputError, match="finite and not negative"):
+            gf.suggest_lr(model, LOSS, data, optimizer)
+
+
+def test_dropout_is_drawn_once_and_random_numbers_are_left_alone():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)
+    ).double()
+    _, data = regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = torch.get_rng_state()
+    said = [gf.suggest_lr(model, LOSS, data, optimizer).lr for _ in range(2)]
+    assert said[0] == said[1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_former_name_says_so_and_the_repr_holds_no_function():
+    model, data = regression()
+    said = gf.suggest_lr(model, LOSS, data, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.warns(DeprecationWarning, match="eigenvalue"):
+        assert said.sharpness == said.eigenvalue
+    assert "function" not in repr(said)
+    assert "_losses" not in repr(said)

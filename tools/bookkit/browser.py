@@ -32,7 +32,7 @@ class Rendered:
     errors: list[str]  # errors on the console
 
 
-def chromium(arguments: list[str], timeout: float = 120) -> subprocess.CompletedProcess:
+def chromium(arguments: list[str], timeout: float = 600) -> subprocess.CompletedProcess:
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         return subprocess.run(
             [find(), *QUIET, f"--user-data-dir={profile}", *arguments],

@@ -3,17 +3,21 @@
 The same execution gives the book its outputs, the committed notebooks theirs, and `make test` the
 comparison with what is stored. `_build/executed/<page>.ipynb` holds the code cells with outputs,
 `<page>.json` beside it what they were made from (`key`), the seconds, and a verdict for each cell.
+Each chapter is kept as soon as it is done: a run that is stopped goes on from there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +26,23 @@ from nbformat.v4 import new_output
 
 from . import capture, reader
 from .chapters import ROOT, BookError, chapters, load_address, runnable
+from .files import read_json, write
+from .progress import Progress, say
 
 EXECUTED = ROOT / "_build/executed"
 SANITIZE = ROOT / "tools/nbval_sanitize.cfg"
-CELL_TIMEOUT = 180  # seconds; also how long a kernel that died goes unnoticed
-SLOW, TOTAL = 60.0, 15 * 60.0  # seconds: a chapter, and all of them on 2 workers
+SETTING = "BOOK_CELL_MINUTES"
+CELL_MINUTES = 20.0  # a guard against what hangs, not against machines that are slow
+
+
+def cell_limit(minutes: str | float | None = None) -> float:
+    """Seconds that one cell may take: from the option, the environment, or the default."""
+    given = minutes if minutes is not None else os.environ.get(SETTING) or CELL_MINUTES
+    with contextlib.suppress(ValueError):
+        if 0 < float(given) < float("inf"):
+            return 60 * float(given)
+    raise BookError(f"the limit for a cell is {given!r} minutes: give a number above 0 "
+                    f"in {SETTING} or --cell-minutes")
 
 
 @dataclass
@@ -38,19 +54,27 @@ class Execution:
     seconds: float
     verdicts: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    limit: float = 60 * CELL_MINUTES
 
     @classmethod
     def load(cls, page: str) -> Execution | None:
-        path = EXECUTED / f"{page}.json"
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        known = read_json(EXECUTED / f"{page}.json")
+        try:
+            return cls(**known) if known else None
+        except TypeError:  # written by other tools than these
+            return None
 
     def save(self) -> None:
-        path = EXECUTED / f"{self.page}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(vars(self), indent=1))
+        write(EXECUTED / f"{self.page}.json", json.dumps(vars(self), indent=1))
 
-    def count(self, verdict: str) -> int:
-        return self.verdicts.count(verdict)
+    def count(self, *verdicts: str) -> int:
+        return sum(map(self.verdicts.count, verdicts))
+
+    @property
+    def broken(self) -> int | None:
+        """The cell that the chapter did not get over."""
+        bad = [k for k, verdict in enumerate(self.verdicts) if verdict in capture.STOPPING]
+        return bad[0] if bad else None
 
 
 def executed_notebook(page: str) -> nbformat.NotebookNode:
@@ -79,15 +103,20 @@ def surroundings_hash() -> str:
     """All that a chapter's numbers depend on besides its own code."""
     digest = hashlib.sha256(reader.package_hash().encode())
     tools = ROOT / "tools"
-    for path in (ROOT / "requirements.txt", SANITIZE, tools / "colab.txt",
-                 tools / "bookkit/reader.py", tools / "bookkit/capture.py"):
+    for path in (ROOT / "requirements.txt", ROOT / "requirements.lock", SANITIZE,
+                 tools / "colab.txt", tools / "bookkit/reader.py", tools / "bookkit/capture.py"):
         digest.update(path.read_bytes())
     digest.update(sys.version.encode())
     return digest.hexdigest()
 
 
-def run(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, list[dict]]:
-    """One pytest run over the notebooks, each in a folder of its own outside the repository."""
+def run(
+    notebooks: dict[str, nbformat.NotebookNode], limit: float, progress: Progress | None = None
+) -> Iterator[tuple[str, list[dict]]]:
+    """One pytest run over the notebooks, each in a folder of its own outside the repository.
+
+    Yields a page and what was seen of its cells as soon as the last of them is done.
+    """
     python = reader.ready()
     with tempfile.TemporaryDirectory(prefix="chapters-") as folder:
         paths = {}
@@ -97,26 +126,67 @@ def run(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, list[dict]]:
             nbformat.write(notebook, paths[page])
         variables = reader.environment(python.parents[1])
         variables["PYTHONPATH"] = str(ROOT / "tools")
-        workers = min(len(paths), os.cpu_count() or 1, 4)
         command = [
             sys.executable, "-m", "pytest", *map(str, paths.values()), "--rootdir", folder,
             "-p", "no:cacheprovider", "-p", "bookkit.capture", "-p", "no:hypothesispytest",
-            "-n", str(workers), "--dist", "loadfile",
+            "-n", str(workers(len(paths))), "--dist", "loadfile",
             "--nbval", "--nbval-sanitize-with", str(SANITIZE),
-            "--nbval-kernel-name", reader.KERNEL, "--nbval-cell-timeout", str(CELL_TIMEOUT),
-            "--quiet", "--tb=no", "--color=no",
+            "--nbval-kernel-name", reader.KERNEL, "--nbval-cell-timeout", str(limit),
+            "--nbval-kernel-startup-timeout", str(capture.START),
+            "--quiet", "--tb=short", "--color=no",
         ]
-        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
-        results = {}
+        log = Path(folder, "pytest.log")
+        with log.open("w") as out, stopped_at_the_end(
+            command, cwd=folder, env=variables, stdout=out, stderr=subprocess.STDOUT
+        ) as child:
+            while paths:
+                ended = child.poll() is not None
+                done = {page: path for page, path in paths.items()
+                        if capture.record(path, "json").exists()}
+                paths = {page: path for page, path in paths.items() if page not in done}
+                if progress:
+                    progress.at_work(cells_done(paths))
+                for page, path in done.items():
+                    yield page, read_json(capture.record(path, "json"))
+                if ended:
+                    break
+                time.sleep(0.2)
         for page, path in paths.items():
-            record = path.with_suffix(".json")
-            if not record.exists():
-                raise BookError(
-                    f"{page} did not run to its end (a kernel that died, or too little memory?):\n"
-                    f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
-                )
-            results[page] = json.loads(record.read_text())
-        return results
+            yield page, unfinished(notebooks[page], read_json(capture.record(path, "part")),
+                                   log.read_text(errors="replace")[-2000:])
+
+
+def workers(chapters: int) -> int:
+    return max(1, min(chapters, os.cpu_count() or 1, 4))
+
+
+@contextlib.contextmanager
+def stopped_at_the_end(command: list, **options) -> Iterator[subprocess.Popen]:
+    """A process in a group of its own; however this ends, nothing of the group works on alone."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+    try:
+        yield child
+    finally:
+        for sign, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(seconds)
+
+
+def cells_done(paths: dict[str, Path]) -> dict[str, int]:
+    """Of the chapters at work, the number of cells that are done."""
+    found = {page: read_json(capture.record(path, "part")) for page, path in paths.items()}
+    return {page: len(cells) for page, cells in found.items() if cells}
+
+
+def unfinished(notebook: nbformat.NotebookNode, cells: list[dict] | None, log: str) -> list[dict]:
+    """What was seen of a chapter whose worker was lost: the cell it was at, and none after it."""
+    def lost(verdict: str, message: str) -> dict:
+        return {"outputs": [], "seconds": 0.0, "verdict": verdict, "message": message}
+
+    cells = [*(cells or ()), lost(capture.DIED, log)]
+    return cells + [lost(capture.NOT_REACHED, "")] * (len(notebook.cells) - len(cells))
 
 
 def with_outputs(notebook: nbformat.NotebookNode, cells: list[dict]) -> nbformat.NotebookNode:
@@ -132,9 +202,11 @@ def with_outputs(notebook: nbformat.NotebookNode, cells: list[dict]) -> nbformat
     return notebook
 
 
-def execute(only: list[str] | None = None, force: bool = False) -> list[Execution]:
+def execute(
+    only: list[str] | None = None, force: bool = False, limit: float | None = None
+) -> list[Execution]:
     """Bring `_build/executed` up to date; returns the executions of all (or `only`) chapters."""
-    wanted = chapters()
+    wanted, limit = chapters(), limit or cell_limit()
     if only:
         wanted = [p for p in wanted if any(p.endswith(name.removesuffix(".md")) for name in only)]
         if not wanted:
@@ -142,23 +214,29 @@ def execute(only: list[str] | None = None, force: bool = False) -> list[Executio
     around = surroundings_hash()
     notebooks = {page: runnable(page) for page in wanted}
     keys = {page: key(notebook, around) for page, notebook in notebooks.items()}
-    stale = {}
-    for page, notebook in notebooks.items():
-        known = Execution.load(page)
-        if force or known is None or known.key != keys[page] or known.count(capture.FAILED):
-            stale[page] = notebook
+    known = {page: Execution.load(page) for page in wanted}
+    stale = {
+        page: notebook for page, notebook in notebooks.items()
+        if force or known[page] is None or known[page].key != keys[page]
+        or known[page].broken is not None or not (EXECUTED / f"{page}.ipynb").exists()
+    }
     if stale:
-        print(f"executing {len(stale)} of {len(wanted)} chapters: {', '.join(stale)}", flush=True)
         for page in stale:
             (EXECUTED / f"{page}.json").unlink(missing_ok=True)
-        for page, cells in run(stale).items():
-            path = EXECUTED / f"{page}.ipynb"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(with_outputs(stale[page], cells), path)
-            Execution(
+        progress = Progress(
+            {page: len(notebook.cells) for page, notebook in stale.items()},
+            {page: known[page].seconds for page in stale if known[page]},
+        )
+        say(f"executing {len(stale)} of {len(wanted)} chapters, {workers(len(stale))} at a time")
+        for page, cells in run(stale, limit, progress):
+            write(EXECUTED / f"{page}.ipynb", nbformat.writes(with_outputs(stale[page], cells)))
+            done = Execution(
                 page, keys[page], sum(c["seconds"] for c in cells),
-                [c["verdict"] for c in cells], [c["message"] for c in cells],
-            ).save()
+                [c["verdict"] for c in cells], [c["message"] for c in cells], limit,
+            )
+            done.save()
+            what = "" if done.broken is None else f"FAILED in code cell {done.broken}"
+            progress.finish(page, done.seconds, what)
     drop_orphans(chapters())
     return [Execution.load(page) for page in wanted]
 
@@ -177,43 +255,3 @@ def drop_orphans(kept: list[str]) -> None:
         if path.relative_to(EXECUTED).with_suffix("").as_posix() not in kept:
             path.unlink()
             path.with_suffix(".ipynb").unlink(missing_ok=True)
-
-
-def judge(executions: list[Execution], strict: bool) -> list[str]:
-    """What is wrong. A cell that raises always is; outputs that differ only where `strict`."""
-    problems = []
-    for done in executions:
-        for k, (verdict, message) in enumerate(zip(done.verdicts, done.messages, strict=True)):
-            if verdict == capture.FAILED:  # what fails after the first is mostly its echo
-                if done.verdicts.index(capture.FAILED) == k:
-                    problems.append(f"{done.page}: code cell {k} raised\n{message}")
-            elif verdict == capture.DIFFER:
-                text = f"{done.page}: code cell {k} gives other output than is stored"
-                text += f"\n{message}"
-                if strict:
-                    problems.append(text + "\nIf the new output is right: `make notebooks`.")
-                else:
-                    print(f"note: {text}\n", file=sys.stderr)
-        if strict and done.count(capture.UNRUN):
-            problems.append(f"{done.page}: {done.count(capture.UNRUN)} code cells have no stored "
-                            "output to compare with: run `make notebooks` and commit")
-    return problems
-
-
-def table(executions: list[Execution]) -> str:
-    """Chapters, slowest first."""
-    width = max([len(e.page) for e in executions] + [len("all, one after another")])
-    lines = [f"  {'chapter':<{width}}  seconds"]
-    for done in sorted(executions, key=lambda e: -e.seconds):
-        mark = f"  slower than {SLOW:.0f} s" if done.seconds > SLOW else ""
-        lines.append(f"  {done.page:<{width}}  {done.seconds:7.1f}{mark}")
-    total = sum(e.seconds for e in executions)
-    mark = f"  more than {TOTAL / 60:.0f} minutes on two workers" if total > 2 * TOTAL else ""
-    lines.append(f"  {'all, one after another':<{width}}  {total:7.1f}{mark}")
-    return "\n".join(lines)
-
-
-def clear() -> None:
-    shutil.rmtree(EXECUTED, ignore_errors=True)
-
-

@@ -15,6 +15,7 @@ import nbformat
 
 from . import execute
 from .chapters import ROOT, Address, BookError, chapters, load_address, notebook_path, runnable
+from .files import write as write_whole
 from .plain import NOTEBOOKS
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
@@ -62,7 +63,7 @@ def put(path: Path, notebook: nbformat.NotebookNode) -> bool:
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
     if path.exists() and path.read_text() == text:
         return False
-    path.write_text(text)
+    write_whole(path, text)
     return True
 
 

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .chapters import ROOT, BookError
+from .files import own, read_json, write
 
 KERNEL = "gdflows-reader"
 PACKAGE_FILES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text", "src")
@@ -28,11 +29,7 @@ PACKAGE_FILES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text", "src"
 
 def package_files(root: Path = ROOT) -> list[Path]:
     """What of the package git tracks, or would track: all that reaches a reader."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PACKAGE_FILES],
-        cwd=root, check=True, capture_output=True, text=True,
-    ).stdout
-    return sorted({root / name for name in listed.split("\0") if name and (root / name).is_file()})
+    return own(root, *PACKAGE_FILES)
 
 
 def package_hash(root: Path = ROOT) -> str:
@@ -147,10 +144,11 @@ def stamp() -> dict:
 def ready(where: Path = ROOT / "_build/reader") -> Path:
     """The reader's environment with the package as it is now, made only if something changed."""
     mark, want = where / "ready.json", stamp()
-    have = json.loads(mark.read_text()) if mark.exists() else {}
+    have = read_json(mark) or {}
     if have == want:
         return where / "bin/python"
     mark.unlink(missing_ok=True)
+    print("making the environment of a reader on Colab", flush=True)
     python = where / "bin/python"
     if {**have, "package": ""} != {**want, "package": ""}:
         python = make_environment(where)
@@ -169,5 +167,5 @@ def ready(where: Path = ROOT / "_build/reader") -> Path:
     )
     if done.returncode:
         raise BookError(f"gdflows, installed as a reader installs it, fails:\n{done.stderr}")
-    mark.write_text(json.dumps(want))
+    write(mark, json.dumps(want))
     return python

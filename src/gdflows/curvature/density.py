@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ class SpectralDensity:
         Hessian-vector products spent.
     """
 
-    nodes: Tensor
-    weights: Tensor
+    nodes: Tensor = field(repr=False)
+    weights: Tensor = field(repr=False)
     dim: int
     hvps: int
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.linalg
@@ -44,7 +44,7 @@ class Applied:
         by real part. The first approximates the sharpness, from below.
     """
 
-    value: Tensor
+    value: Tensor = field(repr=False)
     error: float
     hvps: int
     eigenvalues: Tensor

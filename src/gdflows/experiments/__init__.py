@@ -1,8 +1,21 @@
 """The studies that the book reports, by name, and the command line that runs them."""
 
-from gdflows.experiments.registry import STUDIES, carry_out, repeat, study
+from importlib import import_module
 
 __all__ = ["STUDIES", "carry_out", "repeat", "study"]
 
-# Importing a study's module registers it.
-from gdflows.experiments import drift_rates, edge_models, eos, predictions, step_size, trial  # noqa: F401
+# What runs studies needs torch, what lists them does not.
+_LAZY = {"STUDIES", "carry_out", "repeat", "study"}
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'gdflows.experiments' has no attribute {name!r}")
+    registry = import_module("gdflows.experiments.registry")
+    if name == "STUDIES":
+        registry.know_all()
+    return getattr(registry, name)
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

@@ -36,9 +36,9 @@ class _Fixed(DAL):
 def drift_rates(
     log: Log,
     *,
-    name: str = "digits-ce",
+    name: str = "gratings-ce",
     batch: int = -1,
-    rates: str = "0.05,0.1,0.2,0.5,1,2",
+    rates: str = "0.5",
     powers: str = "0.25,0.5,0.75,1",
     momentum: float = 0.0,
     scale: float = 2.0,

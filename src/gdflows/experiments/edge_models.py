@@ -7,7 +7,6 @@ from typing import Literal
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gdflows import flows
 from gdflows.curvature import top_eigenpairs
@@ -15,6 +14,7 @@ from gdflows.errors import ConvergenceError, InputError, IntegrationError
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
 from gdflows.objective import Objective
+from gdflows.runs.progress import progress
 from gdflows.walking import integrate
 
 MODELS = {
@@ -39,17 +39,17 @@ SUBSTEPS = 2
 def edge_models(
     *,
     network: Literal["mlp", "conv", "vit", "gpt"] = "mlp",
-    widths: str = "32-32",
+    widths: str = "16",
     activation: str = "tanh",
     scale: float = 1.0,
-    data: str = "digits",
+    data: str = "gratings",
     loss: Literal["mse", "cross-entropy"] = "mse",
-    n: int = 300,
-    lr: float = 0.11,
+    n: int = 100,
+    lr: float = 0.4,
     start: int = 100,
-    steps: int = 1400,
-    every: int = 10,
-    models: str = "NGF,IGR,rod,edge,principal rod 1,principal rod 2",
+    steps: int = 100,
+    every: int = 5,
+    models: str = "NGF,rod,edge,principal rod 1",
     rtol: float = 1e-7,
     dtype: Literal["float32", "float64"] = "float64",
     seed: int = 0,
@@ -126,7 +126,7 @@ def edge_models(
     seen = _descent(E, lr, start, steps, every)
     tables = [seen.drop(columns=["centre", "iterate"])]
     origin = seen["iterate"].iloc[0]
-    for name in wanted:
+    for name in progress(wanted, "model"):
         tables.append(_follow(name, MODELS[name](E, lr), lr, origin, seen, rtol))
     return pd.concat(tables, ignore_index=True)
 
@@ -136,7 +136,7 @@ def _descent(E: Objective, lr: float, start: int, steps: int, every: int) -> pd.
     theta = E.theta0
     value, grad = E.value_and_grad(theta)
     left, value_left, rows = theta, value, []
-    for k in tqdm(range(-start, steps + 1), "GD", disable=None):
+    for k in progress(range(-start, steps + 1)):
         after = theta - lr * grad
         value_after, grad_after = E.value_and_grad(after)
         if k >= 0 and k % every == 0:

@@ -6,7 +6,6 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from gdflows import parallel
 from gdflows.curvature import Tracker
@@ -14,8 +13,8 @@ from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import LARGE, training_loss
 from gdflows.optim import preconditioner, stability_edge
-from gdflows.plotting import against_edge
 from gdflows.runs import Log, Run
+from gdflows.runs.progress import progress
 
 # name: network, default widths
 KINDS = {"mlp": ("mlp", "32-32"), "fc": ("mlp", "200-200"), "cnn": ("conv", "32-32")}
@@ -30,6 +29,8 @@ OPTIMISERS = {
 
 def draw(figure, runs: list[Run]) -> None:
     """The loss, and the sharpness in units of the edge."""
+    from gdflows.plotting import against_edge  # a machine that only computes needs no matplotlib
+
     above, below = figure.subplots(2, 1, sharex=True)
     for run in runs:
         table = run.table
@@ -47,17 +48,17 @@ def draw(figure, runs: list[Run]) -> None:
 def eos(
     log: Log,
     *,
-    data: str = "digits",
+    data: str = "gratings",
     network: str = "mlp-tanh",
     widths: str = "",
     loss: Literal["mse", "cross-entropy"] = "mse",
     n: int = 0,
     optimizer: Literal["gd", "heavy-ball", "nesterov", "adam", "rmsprop"] = "gd",
-    lr: float = 0.1,
+    lr: float = 0.4,
     drop_at: int = 0,
     drop_to: float = 0.0,
     beta: float = 0.9,
-    steps: int = 500,
+    steps: int = 400,
     every: int = 5,
     top: int = 2,
     tol: float = 1e-3,
@@ -158,8 +159,8 @@ def eos(
             "step": step,
         }
 
-    quiet = None if parallel.first() else True
-    for step in tqdm(range(start, steps + 1), initial=start, total=steps, disable=quiet):
+    rest = range(start, steps + 1)
+    for step in progress(rest, initial=start, quiet=not parallel.first()):
         log.checkpoint(step, state, now=step == 0)
         if drop_at and step == drop_at:
             walker.param_groups[0]["lr"] = drop_to

@@ -8,7 +8,6 @@ from typing import Literal
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gdflows import flows
 from gdflows.curvature import top_eigenpairs
@@ -16,6 +15,7 @@ from gdflows.errors import ConvergenceError, InputError, IntegrationError, Singu
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
 from gdflows.objective import Objective
+from gdflows.runs.progress import Progress, progress
 from gdflows.walking import integrate
 
 FIRST = 3  # gradient descent's own first steps, kept in every table
@@ -41,15 +41,15 @@ def models(E: Objective, lr: float, truncation: str, tol: float) -> dict[str, fl
 def one_step(
     *,
     network: Literal["mlp", "conv"] = "mlp",
-    widths: str = "20",
+    widths: str = "6",
     activation: str = "tanh",
-    scale: float = 0.3,
-    data: str = "digits",
-    n: int = 500,
-    lr: float = 0.15,
-    at: str = "40:200:40,250:350:25,386:410:2,670:700:5,1292:1356:4",
-    truncation: Literal["derivatives", "differences"] = "derivatives",
-    rtol: float = 1e-9,
+    scale: float = 1.0,
+    data: str = "gratings",
+    n: int = 40,
+    lr: float = 0.4,
+    at: str = "200",
+    truncation: Literal["derivatives", "differences"] = "differences",
+    rtol: float = 1e-5,
     seed: int = 0,
     device: str = "cpu",
 ) -> pd.DataFrame:
@@ -100,16 +100,20 @@ def one_step(
         For arguments that cannot be used.
     """
     E = training_loss(network, widths, activation, scale, data, n, seed, device)
-    rows = []
-    for k, theta, after in tqdm(list(_walk(E, lr, _steps(at))), "steps", disable=None):
-        before, reached = float(E.value(theta)), float(E.value(after))
-        row = {"step": k, "loss": before, "change": reached - before}
-        if k < FIRST and k not in _steps(at):
-            rows.append({**row, "model": "GD"})
-            continue
-        row["x"] = lr * float(top_eigenpairs(E, theta).values[0])
-        for name, flow in models(E, lr, truncation, rtol).items():
-            rows.append({**row, "model": name, **_predict(flow, theta, after, reached, lr, rtol)})
+    rows, steps = [], _steps(at)
+    count = len(models(E, lr, truncation, rtol))
+    with Progress(len(steps) * count, "prediction") as shown:
+        for k, theta, after in _walk(E, lr, steps):
+            before, reached = float(E.value(theta)), float(E.value(after))
+            row = {"step": k, "loss": before, "change": reached - before}
+            if k not in steps:
+                rows.append({**row, "model": "GD"})
+                continue
+            row["x"] = lr * float(top_eigenpairs(E, theta).values[0])
+            for name, flow in models(E, lr, truncation, rtol).items():
+                found = _predict(flow, theta, after, reached, lr, rtol)
+                rows.append({**row, "model": name, **found})
+                shown.update()
     return pd.DataFrame(rows)
 
 
@@ -117,19 +121,40 @@ def one_step(
 def along_u0(
     *,
     network: Literal["mlp", "conv"] = "mlp",
-    widths: str = "20",
+    widths: str = "6",
     activation: str = "tanh",
-    scale: float = 0.3,
-    data: str = "digits",
-    n: int = 500,
-    lr: float = 0.15,
-    at: str = "200:600:1",
+    scale: float = 1.0,
+    data: str = "gratings",
+    n: int = 200,
+    lr: float = 0.4,
+    at: str = "0:300:2",
     seed: int = 0,
     device: str = "cpu",
 ) -> pd.DataFrame:
     """The gradient along the sharpest eigenvector, before and after each step.
 
-    Arguments as for ``one-step``.
+    Parameters
+    ----------
+    network : {"mlp", "conv"}
+        Fully connected, or 3x3 convolutions with average pooling.
+    widths : str
+        Hidden widths or channels, as in ``"20"`` or ``"300-200"``.
+    activation : str
+        Holomorphic, as tanh is.
+    scale : float
+        Of the initialisation, times Xavier's.
+    data : str
+        A data set, by its name in :func:`gdflows.problems.load`; squared error.
+    n : int
+        Training samples used, all of them in every step.
+    lr : float
+        The learning rate h.
+    at : str
+        The steps to look at: ``first:last:every``, joined by commas.
+    seed : int
+        Of the initialisation.
+    device : str
+        Where to compute.
 
     Returns
     -------
@@ -145,7 +170,7 @@ def along_u0(
     E = training_loss(network, widths, activation, scale, data, n, seed, device)
     rows = []
     steps = _steps(at)
-    for k, theta, after in tqdm(_walk(E, lr, steps), "steps", len(steps), disable=None):
+    for k, theta, after in progress(_walk(E, lr, steps), total=len({*range(FIRST), *steps})):
         if k not in steps:
             continue
         # The component is tiny where it does not oscillate: it takes an exact eigenvector.

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from importlib import import_module
 from typing import NamedTuple
 
 import pandas as pd
 
 from gdflows.errors import InputError
+from gdflows.experiments.declared import MODULES
 from gdflows.runs import Log, Run
+from gdflows.runs.origin import noting
 
 
 class Check(NamedTuple):
@@ -87,9 +91,30 @@ def options(function: Callable) -> list[inspect.Parameter]:
 
 def carry_out(name: str, config: Mapping, log: Log | None = None) -> pd.DataFrame:
     """A study's table; with a log it can be broken off and continued."""
+    function = find(name)
     if name in RESUMABLE:
-        return STUDIES[name](log if log is not None else Log(), **config)
-    return STUDIES[name](**config)
+        return function(log if log is not None else Log(), **config)
+    return function(**config)
+
+
+def find(name: str) -> Callable[..., pd.DataFrame]:
+    """A study by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    know_all()
+    if name not in STUDIES:
+        raise InputError(f"There is no study {name!r} in this version: {', '.join(STUDIES)}.")
+    return STUDIES[name]
+
+
+def know_all() -> None:
+    """Import the modules of all studies, which registers them."""
+    for module in MODULES:
+        import_module(f"gdflows.experiments.{module}")
 
 
 def repeat(run: Run) -> pd.DataFrame:
@@ -110,16 +135,20 @@ def repeat(run: Run) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the study is unknown, or repeats rows that were never recorded.
+        If the study is unknown, or repeats rows that were never recorded, or the data are not
+        those of the record, where it tells their SHA-256.
     DataError
         If the study's data are not there.
     """
     config = dict(run.config)
     name = config.pop("study", None)
+    know_all()
     if name not in STUDIES:
         raise InputError(f"Run {run.name} was made by {name!r}, which is no study of this version.")
     keys, shorten = CHECKS[name]
-    now = carry_out(name, config | dict(shorten(config))).set_index(list(keys))
+    data = run.environment.get("data")  # an older record does not tell
+    with nullcontext() if data is None else noting(dict(data)):
+        now = carry_out(name, config | dict(shorten(config))).set_index(list(keys))
     then = run.table.set_index(list(keys))
     missing = now.index.difference(then.index)
     if len(missing):

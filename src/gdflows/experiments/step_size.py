@@ -10,6 +10,8 @@ import torch
 from gdflows import problems
 from gdflows.errors import InputError
 from gdflows.experiments.registry import study
+from gdflows.experiments.samples import samples
+from gdflows.runs.progress import Progress
 from gdflows.walking import descend
 
 RATIOS = (2, 5, 10, 20)
@@ -19,12 +21,12 @@ RATIOS = (2, 5, 10, 20)
 def step_size(
     *,
     network: Literal["fc-linear", "fc-relu", "conv"] = "fc-linear",
-    data: str = "mnist-1k",
-    n: int = 500,
+    data: str = "gratings",
+    n: int = 100,
     scale: float = 0.5,
-    lr: float = 1e-3,
-    steps: int = 1000,
-    every: int = 10,
+    lr: float = 0.02,
+    steps: int = 100,
+    every: int = 5,
     seed: int = 0,
     dtype: Literal["float32", "float64"] = "float64",
     device: str = "cpu",
@@ -77,30 +79,29 @@ def step_size(
         raise InputError(f"every must be in 1 … steps = {steps}, got {every}.")
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
-    samples = problems.load(data, dtype=getattr(torch, dtype))
-    shape, classes = samples.x_train.shape[1:], len(samples.classes)
+    found = samples(data, getattr(torch, dtype))
+    shape, classes = found.x_train.shape[1:], len(found.classes)
     like = {"scale": scale, "seed": seed, "dtype": getattr(torch, dtype), "device": device}
     net = _network(network, shape, classes, init="xavier", **like)
-    objective = problems.classification(samples, net, n=n)
+    objective = problems.classification(found, net, n=n)
     start = objective.theta0
-    base, rows = None, []
-    for ratio in (1, *RATIOS):
-        path = descend(objective, start, lr / ratio, steps * ratio, every=every * ratio)
-        base = path if base is None else base
-        rows.append(
-            pd.DataFrame(
-                {
-                    "ratio": ratio,
-                    "step": [round(float(t) / lr) for t in path.times],
-                    "t": path.times,
-                    "loss": [float(objective.value(theta)) for theta in path.states],
-                    "distance": torch.linalg.vector_norm(path.states - start, dim=1).cpu(),
-                    "travelled": path.travelled.cpu(),
-                    "gap": path.distance(base).cpu(),
-                }
-            )
-        )
-    return pd.concat(rows, ignore_index=True)
+    base, tables, ratios = None, [], (1, *RATIOS)
+    with Progress(sum(ratios) * steps) as shown:
+        for ratio in ratios:
+            path = descend(objective, start, lr / ratio, steps * ratio, every=every * ratio)
+            base = path if base is None else base
+            columns = {
+                "ratio": ratio,
+                "step": [round(float(t) / lr) for t in path.times],
+                "t": path.times,
+                "loss": [float(objective.value(theta)) for theta in path.states],
+                "distance": torch.linalg.vector_norm(path.states - start, dim=1).cpu(),
+                "travelled": path.travelled.cpu(),
+                "gap": path.distance(base).cpu(),
+            }
+            tables.append(pd.DataFrame(columns))
+            shown.update(ratio * steps)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _network(name, shape, classes, **common):

@@ -6,6 +6,7 @@ import torch
 
 from gdflows import problems
 from gdflows.errors import InputError
+from gdflows.experiments.samples import samples
 from gdflows.objective import FlatModule
 
 LARGE = {
@@ -43,15 +44,15 @@ def training_loss(
     """
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
-    samples = problems.load(data, dtype=getattr(torch, dtype))
-    shape, classes = samples.x_train.shape[1:], len(samples.classes)
+    found = samples(data, getattr(torch, dtype))
+    shape, classes = found.x_train.shape[1:], len(found.classes)
     common = {"init": init, "scale": scale, "seed": seed, "dtype": getattr(torch, dtype)}
     common["device"] = device
     if network == "gpt":
         common["context"] = shape[0]
     if network in LARGE:
         net = LARGE[network](float(widths), classes=classes, activation=activation, **common)
-        return problems.classification(samples, net, loss=loss, n=n, chunk=chunk, shard=True)
+        return problems.classification(found, net, loss=loss, n=n, chunk=chunk, shard=True)
     hidden = [int(w) for w in widths.split("-")]
     if network == "mlp":
         net = problems.mlp([shape.numel(), *hidden, classes], activation, **common)
@@ -67,4 +68,4 @@ def training_loss(
     else:
         known = ", ".join(["mlp", "conv", *LARGE])
         raise InputError(f"network must be one of {known}, got {network!r}.")
-    return problems.classification(samples, net, loss=loss, n=n, chunk=chunk, shard=True)
+    return problems.classification(found, net, loss=loss, n=n, chunk=chunk, shard=True)

@@ -41,15 +41,10 @@ def function(E: Objective, theta: Tensor) -> None:
         If two evaluations at one point differ, if θ is changed by them, if there is no graph, or
         if it ends in tensors other than θ.
     """
-    x = E._leaf(theta)
+    x, y = E._leaf(theta), E._leaf(theta)
     first, used = _evaluated(E, x)
-    if x._version:
-        raise InputError(
-            "The loss changes its parameters in place while it is evaluated (an Embedding with "
-            "max_norm?), so it is no function of them. Constrain them in the training loop."
-        )
     E._draw.kinds = ("torch", *(kind for kind in used if kind != "torch"))
-    second, _ = _evaluated(E, x)
+    second, _ = _evaluated(E, y)
     if not same(first, second):
         raise InputError(
             f"The loss is {float(first):.9g} and then {float(second):.9g} at one and the same "
@@ -57,9 +52,20 @@ def function(E: Objective, theta: Tensor) -> None:
             "kept between calls (a counter, a cache), or for data changed in place; pass the "
             "random numbers in, or freeze the state."
         )
+    if "CheckpointFunction" in own_functions(first):
+        raise InputError(
+            "A reentrant activation checkpoint can be differentiated by backward alone: use "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+        )
+    before, now = leaves(first), leaves(second)
+    if any(a is x for a in now):
+        raise InputError(
+            "The loss keeps tensors that were computed from an earlier theta (a cache, features "
+            "stored outside the modules), so derivatives would be those of two points at once. "
+            "Empty the cache in each call, or detach what is kept."
+        )
     # What is made anew in each evaluation belongs to the loss (a gradient by its inputs).
-    strangers = [a for a in leaves(first) if a is not x and any(a is b for b in leaves(second))]
-    strangers = [a for a in strangers if not E._known(a)]
+    strangers = [a for a in before if any(a is b for b in now) and not E._known(a)]
     if strangers and E._take_in(strangers):
         return function(E, theta)
     if strangers:
@@ -67,6 +73,12 @@ def function(E: Objective, theta: Tensor) -> None:
             f"The loss depends on {E._named(strangers[0])}, which is trained (requires_grad) and "
             "not part of theta, so its derivatives would be missing without a word. Register it "
             "with the model, or detach it."
+        )
+    if first.requires_grad and not any(a is x for a in before) and not E._constant:
+        raise InputError(
+            "The loss has a graph that does not reach the parameters: it was detached from them, "
+            "and depends on other tensors that require gradients. If it is meant to be constant, "
+            "say constant=True."
         )
     E._recomputes = first.requires_grad and _recomputes(E, x)
     E._value_needs_graph = _needs_graph(E, x.detach(), first)
@@ -82,8 +94,8 @@ def _evaluated(E: Objective, x: Tensor) -> tuple[Tensor, tuple[str, ...]]:
 
 def _recomputes(E: Objective, x: Tensor) -> bool:
     """Whether Python is called on the way back, as by activation checkpoints."""
-    if x.device.type != "cpu":
-        return True  # autograd works in another thread there, into which one cannot look
+    if x.device.type != "cpu" or sys.getprofile() is not None:
+        return True  # autograd works in another thread there; or somebody else is looking
     called = False
 
     def look(frame, event, _):
@@ -93,12 +105,11 @@ def _recomputes(E: Objective, x: Tensor) -> bool:
 
     def action(evaluate):
         e = evaluate()
-        before = sys.getprofile()
         sys.setprofile(look)
         try:
             torch.autograd.grad(e, x, allow_unused=True)
         finally:
-            sys.setprofile(before)
+            sys.setprofile(None)
 
     E._run(0, x, action)
     return called
@@ -138,29 +149,42 @@ def second(E: Objective, theta: Tensor) -> None:
     E.checks["symmetry"] = gap / size if size else 0.0
     if gap > ASYMMETRY[theta.dtype] * size:
         _refuse(E, theta, f"Its second derivative is not symmetric (by {gap / size:.1e}).")
-    turn = _norm(theta) / _norm(v) * _norm(hv)  # what rounding θ does to a gradient
+    slope = torch.dot(gradient, v).reshape(1)
     E.checks["gradient"] = _differences(
-        E, theta, v, torch.dot(gradient, v).reshape(1), lambda at: E.value(at).reshape(1),
-        float(E.value(theta).abs()) + _norm(gradient) * _norm(theta), "gradient", "value",
-    )  # fmt: skip
+        E, theta, v, slope, lambda at: E.value(at).reshape(1), "gradient", "value"
+    )
     E.checks["second derivative"] = _differences(
-        E, theta, v, hv, E.grad, _norm(gradient) + turn, "second derivative", "gradient"
+        E, theta, v, hv, E.grad, "second derivative", "gradient"
     )
 
 
 def third(E: Objective, theta: Tensor) -> None:
     """Refuse third derivatives that are not those of the products. Two products more."""
-    E._verify("second", theta)
     u, v = _directions(E, theta, E.grad(theta))
-    claim, hv = E.contract(theta, u, v), E.hvp(theta, v)
-    turn = _norm(theta) / _norm(u) * _norm(claim)
     E.checks["third derivative"] = _differences(
-        E, theta, u, claim, lambda at: E.hvp(at, v), _norm(hv) + turn,
+        E, theta, u, E.contract(theta, u, v), lambda at: E.hvp(at, v),
         "third derivative", "Hessian-vector product",
     )  # fmt: skip
 
 
-DERIVATIVES: dict[str, Callable] = {"second": second, "third": third}
+def derivatives(E: Objective, which: str, theta: Tensor) -> None:
+    """The check ``"second"`` or ``"third"`` at θ, and where it fails a little way off as well.
+
+    At a minimum, or where all of a derivative vanishes, rounding is everything that there is to
+    compare. Wrong formulas are wrong elsewhere, too.
+    """
+    check = {"second": second, "third": third}[which]
+    if which == "third":
+        E._verify("second", theta)
+    try:
+        check(E, theta)
+    except InputError:
+        r = torch.randn(
+            theta.numel(), generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float64,
+            device="cpu",
+        )  # fmt: skip
+        r = E._masked(r.to(theta))
+        check(E, theta + 0.01 * (_norm(theta) or 1.0) / (_norm(r) or 1.0) * r)
 
 
 def _directions(E: Objective, theta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +206,6 @@ def _differences(
     along: Tensor,
     claim: Tensor,
     of: Callable[[Tensor], Tensor],
-    size: float,
     what: str,
     lower: str,
 ) -> float | None:
@@ -191,31 +214,26 @@ def _differences(
     A difference errs by its bend, by rounding, and by every kink that it crosses. So the step is
     made smaller until both agree, or until rounding covers all. Only differences that agree among
     themselves, and not with the derivative, convict it.
-
-    Parameters
-    ----------
-    size : float
-        Of the quantity whose differences are taken: its rounding is that times eps.
     """
     eps = torch.finfo(theta.dtype).eps
     if E._kinked and eps > 1e-10:
         return None  # in single precision every step is long enough to cross kinks
-    step = (
-        (1e-7 if E._kinked else eps ** (1 / 3) / 4)
-        * (_norm(theta) or 1.0)
-        / (_norm(along) or math.inf)
-    )
-    before = None
+    reach = (_norm(theta) or 1.0) / (_norm(along) or math.inf)
+    step = (1e-7 if E._kinked else eps ** (1 / 3) / 4) * reach
+    here, before = of(theta), None
     for _ in range(5 if step > 0 else 0):
         try:
-            quotient = (of(theta + step * along) - of(theta - step * along)) / (2 * step)
+            right, left = of(theta + step * along), of(theta - step * along)
         except NonFiniteError:
-            quotient = None
+            right = left = None
+        quotient = None if right is None else (right - left) / (2 * step)
         if quotient is not None:
             gap, scale = _norm(quotient - claim), max(_norm(quotient), _norm(claim))
             if scale == 0:
                 return 0.0
-            noise = 100 * eps * size / step
+            # Rounding of what is compared; and of what it is computed from, as if θ were moved.
+            moved = scale + _norm(right + left - 2 * here) / step
+            noise = 100 * eps * (_norm(here) + reach * moved) / step
             if noise > scale / 10:
                 return None
             if gap <= TOLERANCE[theta.dtype] * scale + noise:
@@ -236,7 +254,7 @@ def _refuse(E: Objective, theta: Tensor, why: str) -> None:
         "torch operations."
         if own
         else "Look for detach or no_grad inside the loss, for gradients changed on the "
-        "way back (hooks, reversal, straight-through), or for an operation that torch "
-        "differentiates wrongly."
+        "way back (hooks, reversal, straight-through), for parts computed in coarser precision, "
+        "or for an operation that torch differentiates wrongly."
     )
     raise InputError(f"The derivatives of the loss are wrong here. {why} {culprit}")

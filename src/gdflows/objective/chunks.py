@@ -182,8 +182,13 @@ def _additive(E, parts, countings, ways) -> list[tuple[str, str]]:
 
 def _plain_loss(E, batch: Batch) -> float:
     """The loss of some samples at the module's own parameters, without dropout."""
-    with NoDropout():
-        return float(E._loss_of(batch))
+    try:
+        with NoDropout():
+            return float(E._loss_of(batch))
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # whatever a model says of data that were cut along the wrong axis
+        return math.nan
 
 
 def _batch_norms(E) -> list[str]:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from gdflows.errors import InputError
+from gdflows.errors import GdflowsError, InputError
+
+LIMITS = ("not implemented", "not supported", "double backward", "incompatible with .grad()")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Inside, torch's word that it cannot differentiate something is ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError) as error:
+        said = str(error).strip().split("\n")[0]
+        if isinstance(error, GdflowsError) or not any(limit in said for limit in LIMITS):
+            raise
+        remedy = "write that part with plain torch operations"
+        if "sparse" in said.lower():
+            remedy = "make the embedding with sparse=False"
+        elif "attention" in said:
+            remedy = "do not choose its kernel (sdpa_kernel) inside the model"
+        raise InputError(
+            f"torch cannot take this derivative of the loss ({said}): {remedy}."
+        ) from error
 
 
 def derivative(e: Tensor, x: Tensor, graph: bool) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import InputError
+from gdflows.objective.derivatives import explained
 
 
 class Term:
@@ -39,8 +40,14 @@ class Term:
 
     def again(self, theta: Tensor, action: Callable):
         """``action()`` in the surroundings of :meth:`run`, if they are needed on the way back."""
-        with torch.enable_grad():
+        with torch.enable_grad(), explained():
             return self.run(theta, lambda _: action()) if self.recomputes else action()
+
+
+CHANGED = (
+    "The loss changes its parameters in place while it is evaluated (an Embedding with max_norm, "
+    "weights that are clipped?), so it is no function of them. Constrain them in the training loop."
+)
 
 
 def scalar(e, theta: Tensor) -> Tensor:

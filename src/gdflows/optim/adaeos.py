@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from gdflows.errors import InputError, NonFiniteError
+from gdflows.errors import InputError
+from gdflows.optim import power
 from gdflows.optim.averaging import Averaging
-from gdflows.optim.evaluation import CurvatureOptimizer, Evaluation, check_range, dot, norm
+from gdflows.optim.evaluation import Evaluation, check_range, dot, norm
+from gdflows.optim.guards import Guarded
 from gdflows.optim.moments import AVERAGED, BASES, Moments
 
 BLIND = 3  # steps before curvature is asked for: Adam's preconditioner knows one gradient
@@ -22,15 +24,12 @@ QUIET = 0.8  # ρ, and with the noise of minibatches:
 NOISY = {"sgd": 0.4, "momentum": 0.15, "adam": 0.15}
 GROW, SHRINK = 1.3, 0.1  # how much one refresh may change η after that
 JUMP = 1.5  # a curvature that has grown by that asks for another look soon
-SPIKE, BLOW_UP = 2.0, 50.0  # losses, in units of what is usual, that trip the guards
-MOST_TRIPS = 20  # restorations in a row before giving up
-MEMORY, PEAK = 0.9, 0.98  # of the loss's average, of its largest value
 FALL, RISE = 0.9, 2.0  # by how much one refresh may change λ̂ with minibatches
 FOLLOW = 0.2  # how far η follows λ̂ down with averaging, as a power
-KEPT = ("exp_avg", "exp_avg_sq", "z")  # what a guard restores, apart from the parameters
+LARGEST = 10.0  # η under Adam's preconditioner, where it is a length of the parameters
 
 
-class AdaEoS(CurvatureOptimizer):
+class AdaEoS(Guarded):
     r"""SGD, momentum, Adam or schedule-free Adam at a learning rate η that follows the curvature.
 
     The stability indicator :math:`\sigma = \eta\hat\lambda`, with λ̂ the largest eigenvalue of
@@ -75,9 +74,13 @@ class AdaEoS(CurvatureOptimizer):
     betas, eps, weight_decay
         As in ``torch.optim.AdamW``; the decay is decoupled. ``betas[0]`` is also the β of
         schedule-free averaging.
-    largest : float
-        η grows to no more than that.
-    hvp : {"auto", "exact", "difference"}
+    largest : float, optional
+        η grows to no more than that. By default 10 on Adam and schedule-free Adam. On SGD and
+        momentum, where η has units (one over those of the curvature), without bound.
+    lower_bound : float
+        What the loss never falls below. Where a loss can be negative it must be said: the first
+        steps and the guards measure the loss from there.
+    hvp, max_norm, check
         See :class:`gdflows.optim.CurvatureOptimizer`.
 
     Attributes
@@ -93,10 +96,21 @@ class AdaEoS(CurvatureOptimizer):
     its average, with minibatches twice the largest of late, halves η, asks for a refresh and ends
     the climb. One that is not finite, or fifty times the average, takes parameters and moments back
     to the last refresh and divides η by four; after twenty of these in a row a ``NonFiniteError``
-    is raised. They presume a loss that is not negative.
+    is raised. "Back" is to the parameters of that refresh, on momentum to its average too. On Adam
+    that begins anew, as the average of parameters does on schedule-free Adam; the average of
+    squared gradients stays.
 
-    **Memory.** Beyond the base's: a vector for the power iteration, and the copy that a guard goes
-    back to.
+    **Memory.** Beyond parameters and gradient it keeps, in numbers a parameter: a vector for the
+    power iteration and the copy that a guard goes back to, which is two on SGD; the average and
+    a copy of it more on momentum, two moments more on Adam and schedule-free Adam: four.
+
+    **Parameters that join later**, unfrozen or by ``add_param_group``: their averages of gradients
+    begin at zero with their own first step, as in ``torch.optim.AdamW``. Under schedule-free
+    averaging z and the average begin at the parameter's value, with the past of one that stood
+    still. The next refresh comes after three steps, and starts its power iteration anew.
+
+    **Clipping** with ``max_norm`` shortens steps. It does not lengthen the first ones, which look
+    at the slope of the loss itself.
 
     **Cost.** A product at each refresh: every second step while η climbs at the start, then one
     in ``refresh_every``. ``cost`` counts; in runs of some tens of steps the climb is most of it.
@@ -145,8 +159,11 @@ class AdaEoS(CurvatureOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        largest: float = 10.0,
+        largest: float | None = None,
+        lower_bound: float = 0.0,
         hvp: str = "auto",
+        max_norm: float | None = None,
+        check: bool = True,
     ):
         self.moments = Moments(base, betas, eps, (*BASES, AVERAGED))
         self.averaging = Averaging(betas[0]) if base == AVERAGED else None
@@ -158,7 +175,13 @@ class AdaEoS(CurvatureOptimizer):
         check_range("rho", rho, 0, 2, closed=False)
         check_range("gamma", gamma, 0, 1, closed=True)
         check_range("weight_decay", weight_decay, 0, math.inf, closed=True)
-        for name, value in (("largest", largest), ("start", start), ("trust", trust)):
+        if largest is None:
+            largest = LARGEST if self.moments.second else math.inf
+        if not largest > 0:
+            raise InputError(f"largest must be positive, got {largest}.")
+        if not math.isfinite(lower_bound):
+            raise InputError(f"lower_bound must be finite, got {lower_bound}.")
+        for name, value in (("start", start), ("trust", trust)):
             check_range(name, value, 0, math.inf)
         for name, count in (("refresh_every", refresh_every), ("first_products", first_products)):
             if not (isinstance(count, int) and count >= 1):
@@ -166,7 +189,9 @@ class AdaEoS(CurvatureOptimizer):
         self.rho, self.gamma, self.refresh_every = rho, gamma, refresh_every
         self.start, self.trust = start, trust
         self.first_products, self.stochastic, self.largest = first_products, stochastic, largest
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, hvp=hvp)
+        self.lower_bound = lower_bound
+        defaults = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(params, defaults, hvp=hvp, max_norm=max_norm, check=check)
         self.eta = self.sharpness = math.nan
         self.trips = 0
         self._in_a_row, self._wait, self._gap = 0, 0, self._half
@@ -207,25 +232,30 @@ class AdaEoS(CurvatureOptimizer):
             change([self.state[p] for p in parameters], parameters)
             self._training = training
 
-    def step(self, closure):
+    def step(self, closure=None):
         """One step; as :meth:`gdflows.optim.DAL.step`."""
         if not self._training:
             raise InputError("The parameters are averages now: call train() before step().")
         blind = self.count < BLIND
         looking = self._wait <= 0 and not blind
         seen = self._evaluate(closure, products=looking)
-        if self._blown_up(seen):
+        if self._blown_up(seen) or not seen.finite:
             self._go_back(seen)
             return seen.value
+        self._require_above_bound(seen)
+        if blind and not any(bool(g.any()) for g in seen.used):
+            return seen.value  # nothing to learn from
         if self._spiked(seen):
             self.trips += 1
             self.eta /= 2
             self._gap, self._wait, self._climbing = self._half, 0, False
-        self._remember(seen.loss)
+        self._remember(self._above(seen))
         states = [self.state[p] for p in seen.parameters]
-        self.moments.update(states, seen.grads)
+        if not blind and self._welcome(seen.parameters):
+            looking = False
+        self.moments.update(states, seen.used)
         with torch.no_grad():
-            moves, common = self.moments.direction(states, seen.grads)
+            moves, common = self.moments.direction(states, seen.used)
             length = common * float(norm(moves))
             if not math.isfinite(length):
                 self._go_back(seen)
@@ -251,6 +281,16 @@ class AdaEoS(CurvatureOptimizer):
             self._move(seen.parameters, states, moves, common, hold * self.eta)
         return seen.value
 
+    def _welcome(self, parameters: list[Tensor]) -> bool:
+        """Whether some join only now; they stood still so far, and curvature is asked for soon."""
+        new = [p for p in parameters if "kept" not in self.state[p]]
+        if new:
+            self._keep(new)
+            if self.averaging:
+                self.averaging.begin([self.state[p] for p in new], new)
+            self._wait, self._gap = BLIND, self._half
+        return bool(new)
+
     def _move(self, parameters, states, moves, common: float, eta: float) -> None:
         """θ ← θ − η · common · moves, or what averaging makes of that; and decay."""
         if self.averaging:
@@ -261,7 +301,7 @@ class AdaEoS(CurvatureOptimizer):
             each = zip(groups, parameters, states, moves, strict=True)
             parts = [(group, [p], [state], [move]) for group, p, state, move in each]
         for group, some, theirs, along in parts:
-            rate, decay = eta * group["lr"], group["weight_decay"]
+            rate, decay = eta * float(group["lr"]), float(group["weight_decay"])
             if self.averaging:
                 if decay:
                     along = torch._foreach_add(along, some, alpha=decay / common)
@@ -276,25 +316,31 @@ class AdaEoS(CurvatureOptimizer):
     def _first_rate(self, seen: Evaluation, states: list[dict]) -> None:
         """A rate without curvature: of Polyak's step, and of the parameters' length."""
         scales = self.moments.precondition(states)
-        along = seen.grads if scales is None else torch._foreach_mul(seen.grads, scales)
+        along = seen.used if scales is None else torch._foreach_mul(seen.used, scales)
         length, slope = float(norm(along)), dot(seen.grads, along)
         self.eta = self.largest
-        if length > 0:
+        if length > 0 and self._size > 0:
             self.eta = min(self.eta, self.start * self._size / length)
-        if slope > 0 and seen.loss > 0:
-            self.eta = min(self.eta, BOLD[self.stochastic] * seen.loss / slope)
+        if slope > 0 and self._above(seen) > 0:
+            self.eta = min(self.eta, BOLD[self.stochastic] * self._above(seen) / slope)
+        if math.isinf(self.eta):
+            self.eta = 0.0  # nothing says how far
 
     def _refresh(self, seen: Evaluation, edge: float) -> None:
         before, climbing = self.sharpness, self._climbing
         products = CLIMB_PRODUCTS[self.stochastic] if climbing else 1
-        found = self._power(seen, products if math.isfinite(before) else self.first_products)
+        states = [self.state[p] for p in seen.parameters]
+        roots = self._roots(seen.parameters, states)
+        found = power.iterate(seen, states, roots, (products, self.first_products))
         if self.stochastic and not climbing and math.isfinite(before) and found > 0:
             found = min(max(math.sqrt(found * before), FALL * before), RISE * before)
         self.sharpness = found
+        if self.eta == 0 and found > 0:  # the first steps knew nothing
+            self.eta = min(self.rho * edge / found, self.largest)
         r = self.rho * edge / (found * self.eta) if found > 0 else math.inf
         if r < 1:
             self.eta *= max(r**FOLLOW if self.averaging and not climbing else r, SHRINK)
-        elif self.stochastic or seen.loss <= self._average:
+        elif self.stochastic or self._above(seen) <= self._average:
             rise = min(r, CLIMB) if climbing else min(r**self.gamma, GROW)
             self.eta = min(self.eta * rise, self.largest)
         self._climbing = climbing and r > CLIMBED and self.eta < self.largest
@@ -305,83 +351,42 @@ class AdaEoS(CurvatureOptimizer):
             self._gap = self._half
         self._wait, self._gap = self._gap, self.refresh_every
 
-    def _power(self, seen: Evaluation, products: int) -> float:
-        """Norm of D^½ H D^½ q, for the q kept from before."""
-        roots = self._roots(seen.parameters)
-        q = [self.state[p].get("power_vector") for p in seen.parameters]
-        if any(part is None for part in q):  # the gradient leans towards the top
-            q = _scaled(seen.grads, roots)
-            q = torch._foreach_div(q, norm(q))
-        found = 0.0
-        for _ in range(products):
-            q = _scaled(seen.product(_scaled(q, roots)), roots)
-            found = float(norm(q))
-            if not (found > 0 and math.isfinite(found)):
-                return 0.0
-            q = torch._foreach_div(q, found)
-        for p, part in zip(seen.parameters, q, strict=True):
-            self.state[p]["power_vector"] = part
-        return found
-
-    def _roots(self, parameters: list[Tensor]) -> list[Tensor] | None:
+    def _roots(self, parameters: list[Tensor], states: list[dict]) -> list[Tensor] | None:
         """Diagonal of D^½, with the groups' relative rates; None for 1."""
-        scales = self.moments.precondition([self.state[p] for p in parameters])
+        scales = self.moments.precondition(states, self.count)
         if len(self.param_groups) > 1:
             factors = self._factors(parameters)[0]
             scales = scales or [torch.ones_like(p) for p in parameters]
             scales = [factor * scale for factor, scale in zip(factors, scales, strict=True)]
         return None if scales is None else torch._foreach_sqrt(scales)
 
-    # -- guards ----------------------------------------------------------------------------------
+    # -- the linearised step ---------------------------------------------------------------------
 
-    def _spiked(self, seen: Evaluation) -> bool:
-        return seen.loss > SPIKE * (self._peak if self.stochastic else self._average)
+    def _edges(self) -> list[float]:
+        out = []
+        for group in self.param_groups:
+            rate = 0.0 if math.isnan(self.eta) else self.eta * float(group["lr"])
+            decay = rate * float(group["weight_decay"])
+            if self.averaging:
+                out.append(self.averaging.edge - decay)
+            else:
+                out.append(self.moments.edge(self.count, weight_decay=decay))
+        return out
 
-    def _blown_up(self, seen: Evaluation) -> bool:
-        return not math.isfinite(seen.loss) or seen.loss > BLOW_UP * self._average
-
-    def _remember(self, loss: float) -> None:
-        if math.isnan(self._average):
-            self._average = self._peak = loss
-        self._average = MEMORY * self._average + (1 - MEMORY) * loss
-        self._peak = max(loss, PEAK * self._peak)
-
-    def _keep(self, parameters: list[Tensor]) -> None:
-        """What to go back to: parameters, and the moments as they are."""
-        for p in parameters:
-            state = self.state[p]
-            state["kept"] = p.detach().clone()
-            for name in KEPT:
-                if name in state:
-                    state[f"kept_{name}"] = state[name].clone()
-            state["kept_count"] = state["count"]
-
-    def _go_back(self, seen: Evaluation) -> None:
-        self.trips += 1
-        self._in_a_row += 1
-        if self._in_a_row > MOST_TRIPS or math.isnan(self.eta):
-            raise NonFiniteError(
-                f"The loss is {seen.loss}, or its gradient is not finite"
-                + (
-                    " at the first step. Are the data clean, and is the initialisation sane?"
-                    if math.isnan(self.eta)
-                    else f"; going back {MOST_TRIPS} times to smaller learning rates did not help "
-                    f"(η is {self.eta:.1e} now). The parameters are those of the last refresh."
-                )
-            )
-        with torch.no_grad():
-            for p in seen.parameters:
-                state = self.state[p]
-                p.copy_(state["kept"])
-                for name in KEPT:
-                    if name in state:
-                        state[name].copy_(state[f"kept_{name}"])
-                state["count"] = state["kept_count"]
-        self.eta /= 4
-        # Not at once: the batch that is at hand has no sound curvature.
-        self._gap, self._wait = self._half, CLIMB_GAP
+    def _rates(self, p: Tensor, group: dict) -> Tensor | float | None:
+        if not self.state[p].get("count"):
+            return None
+        rate = self.eta * float(group["lr"])
+        scales = self.moments.precondition([self.state[p]], self.count)
+        return rate if scales is None else rate * scales[0]
 
     # -- state -----------------------------------------------------------------------------------
+
+    def _settings(self) -> dict:
+        names = ("rho", "gamma", "refresh_every", "first_products", "start", "trust", "stochastic")
+        names += ("largest", "lower_bound")
+        own = {name: getattr(self, name) for name in names}
+        return super()._settings() | self.moments.settings | own
 
     def _extra(self) -> dict:
         names = ("eta", "sharpness", "trips", "_in_a_row", "_gap", "_wait", "_average", "_peak")
@@ -394,7 +399,3 @@ class AdaEoS(CurvatureOptimizer):
             vars(self.averaging).update(extra.pop("averaging"))
         for name, value in extra.items():
             setattr(self, name, value)
-
-
-def _scaled(vector: list[Tensor], roots: list[Tensor] | None) -> list[Tensor]:
-    return list(vector) if roots is None else torch._foreach_mul(vector, roots)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gdflows.optim import thresholds
+from gdflows.optim import edges
 
 
 class Averaging:
@@ -28,7 +28,7 @@ class Averaging:
 
     @property
     def edge(self) -> float:
-        return thresholds.schedule_free(self.beta, self.share)
+        return edges.schedule_free(self.beta, self.share)
 
     def begin(self, states: Sequence[dict], parameters: Sequence[Tensor]) -> None:
         """Before the first step all three are the same."""

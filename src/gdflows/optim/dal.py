@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 from gdflows.errors import InputError
+from gdflows.optim import edges
 from gdflows.optim.evaluation import CurvatureOptimizer, check_range, norm
 
 
@@ -27,19 +31,26 @@ class DAL(CurvatureOptimizer):
     lr : float
         Multiplies the rate: what schedulers change.
     scale : float, optional
-        c. By default 2, the paper's; with momentum ½ (its eq. 21), per parameter ½.
+        c. By default 2, the paper's; with momentum ½ (its eq. 21), per parameter ½. The default
+        follows a momentum that a scheduler changes, such as ``OneCycleLR``, which cycles it from
+        0.95 to 0.85 and back unless ``cycle_momentum=False``.
     momentum : float
         m in v ← mv − h∇E, θ ← θ + v.
     cap : float
-        Largest rate h. The authors' code has 5, which their paper does not mention.
+        Largest rate h. The authors' code has 5, which their paper does not mention. It has units:
+        with the loss in other units it is another cap. ``math.inf`` for none.
     per_parameter : bool
         One rate for each parameter, :math:`c\,|\hat g_i|/|(\nabla^2E\,\hat g)_i|^p`, at most the
         cap.
-    hvp : {"auto", "exact", "difference"}
-        See :class:`gdflows.optim.CurvatureOptimizer`.
+    hvp, max_norm, check
+        See :class:`gdflows.optim.CurvatureOptimizer`. The rate looks at the gradient's direction
+        only, so clipping shortens the step and leaves the rate as it is.
 
     Notes
     -----
+    Beyond parameters and gradient it keeps one number a parameter with momentum, one per
+    parameter's rate with ``per_parameter``, and nothing else.
+
     One Hessian-vector product a step. A step costs two gradients with differences, and two to
     three and a half with exact products.
 
@@ -76,6 +87,8 @@ class DAL(CurvatureOptimizer):
         cap: float = 5.0,
         per_parameter: bool = False,
         hvp: str = "auto",
+        max_norm: float | None = None,
+        check: bool = True,
     ):
         check_range("p", p, 0, 10, closed=True)
         if not 0 <= momentum < 1:
@@ -84,20 +97,27 @@ class DAL(CurvatureOptimizer):
             check_range(name, value, 0, float("inf"))
         if not cap > 0:
             raise InputError(f"cap must be positive, got {cap}.")
-        if scale is None:
-            scale = 0.5 if momentum or per_parameter else 2.0
-        self.p, self.scale, self.cap, self.per_parameter = p, scale, cap, per_parameter
-        super().__init__(params, {"lr": lr, "momentum": momentum}, hvp=hvp)
+        self.p, self._scale, self.cap, self.per_parameter = p, scale, cap, per_parameter
+        defaults = {"lr": lr, "momentum": momentum}
+        super().__init__(params, defaults, hvp=hvp, max_norm=max_norm, check=check)
         self.rate, self.drift = float("nan"), float("nan")
 
-    def step(self, closure):
+    @property
+    def scale(self) -> float:
+        """c: as given, or what suits the momentum of the groups now."""
+        if self._scale is not None:
+            return self._scale
+        moving = any(group["momentum"] for group in self.param_groups)
+        return 0.5 if moving or self.per_parameter else 2.0
+
+    def step(self, closure=None):
         """One step.
 
         Parameters
         ----------
         closure : callable, or sequence of callables
             Returns the loss, and does not call backward. A sequence is one for each microbatch;
-            the loss is their mean.
+            the loss is their mean. One closure may also return such a list.
 
         Returns
         -------
@@ -113,10 +133,10 @@ class DAL(CurvatureOptimizer):
         """
         seen = self._evaluate(closure, products=True)
         seen.require_finite()
-        length = float(norm(seen.grads))
+        length = float(norm(seen.used))
         if length == 0:
             return seen.value
-        unit = [g / length for g in seen.grads]
+        unit = [g / length for g in seen.used]
         curved = seen.product(unit)
         curvature = float(norm(curved))
         if self.per_parameter:
@@ -125,19 +145,19 @@ class DAL(CurvatureOptimizer):
                 .clamp_(max=self.cap)
                 for g, c in zip(unit, curved, strict=True)
             ]  # fmt: skip
-            self.rate = (
-                float(norm([r * g for r, g in zip(rates, seen.grads, strict=True)])) / length
-            )
+            self.rate = float(norm([r * g for r, g in zip(rates, seen.used, strict=True)])) / length
         else:
             self.rate = min(self._rate(curvature), self.cap)
             rates = [self.rate] * len(unit)
         self.drift = 0.5 * self.rate**2 * length * curvature
         groups = self._groups_of(seen.parameters)
         with torch.no_grad():
-            for p, g, rate, group in zip(seen.parameters, seen.grads, rates, groups, strict=True):
-                move = -(group["lr"] * rate) * g
+            for p, g, rate, group in zip(seen.parameters, seen.used, rates, groups, strict=True):
+                move = -(float(group["lr"]) * rate) * g
+                state = self.state[p]
+                if self.per_parameter:
+                    state["rates"] = rate
                 if group["momentum"]:
-                    state = self.state[p]
                     if "velocity" in state:
                         move = move + group["momentum"] * state["velocity"]
                     state["velocity"] = move
@@ -146,3 +166,21 @@ class DAL(CurvatureOptimizer):
 
     def _rate(self, curvature: float) -> float:
         return self.scale / curvature**self.p if curvature > 0 else self.cap
+
+    def _edges(self) -> list[float]:
+        return [edges.heavy_ball(float(group["momentum"])) for group in self.param_groups]
+
+    def _rates(self, p: Tensor, group: dict) -> Tensor | float | None:
+        own = self.state[p].get("rates") if self.per_parameter else self.rate
+        missing = own is None or (isinstance(own, float) and math.isnan(own))
+        return None if missing else float(group["lr"]) * own
+
+    def _settings(self) -> dict:
+        own = {"p": self.p, "scale": self._scale, "cap": self.cap}
+        return super()._settings() | own | {"per_parameter": self.per_parameter}
+
+    def _extra(self) -> dict:
+        return {"rate": self.rate, "drift": self.drift}
+
+    def _set_extra(self, extra: dict) -> None:
+        self.rate, self.drift = extra.get("rate", math.nan), extra.get("drift", math.nan)

@@ -1,29 +1,26 @@
-"""How an optimiser that needs curvature evaluates a closure: loss, gradient, products.
-
-The closure returns the loss and does not call ``backward``; it may be called again on the same
-batch.
-"""
+"""What an optimiser that needs curvature owes torch: groups, closures, state, copies."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
-from gdflows import parallel
-from gdflows.errors import InputError, NonFiniteError
-from gdflows.objective import twice_differentiable
+from gdflows.errors import InputError
+from gdflows.optim import closures as watch
+from gdflows.optim.closures import Closure
+from gdflows.optim.products import Evaluation
+from gdflows.optim.vectors import dot, norm
 
-Closure = Callable[[], Tensor]
+__all__ = ["Closure", "CurvatureOptimizer", "Evaluation", "check_range", "dot", "norm"]
+
 PRODUCTS = ("auto", "exact", "difference")
+USUAL = ("weight_decay", "momentum", "dampening", "nesterov", "betas", "eps", "maximize")
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -40,35 +37,119 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         ``"difference"``: a second gradient a little way along the vector; one gradient. It is
         good to a tenth of a percent where the network is smooth, and can be wrong by far where it
         has kinks (ReLU). ``"auto"``: exact, unless the network has no second derivative (a model
-        under ``torch.compile``, some kernels); then differences, with a warning.
+        under ``torch.compile``, some kernels) or a wrong one; then differences, with a warning.
+    max_norm : float, optional
+        Clip the gradient to this length, that of all parameters together, as
+        ``torch.nn.utils.clip_grad_norm_`` would do before a step. Whatever the optimiser makes of
+        the gradient (moments, a direction, a step) it makes of the clipped one; products are
+        those of the loss itself.
+    check : bool
+        Try the first product: an exact one against a difference of gradients, one by differences
+        against the same gradient computed again. It finds wrong second derivatives (of a
+        ``torch.autograd.Function`` of one's own) and closures that are another function at each
+        call, and costs one gradient once, up to three where there is doubt.
 
     Attributes
     ----------
     cost : dict
-        ``gradients`` (evaluations of a gradient) and ``hvps`` (products of either kind) so far.
+        ``gradients`` (evaluations of a gradient) and ``hvps`` (products of either kind) so far;
+        ``checks``, gradients that went into the check.
 
     Notes
     -----
-    Products are taken at the same batch with the same random numbers (dropout), and leave the
-    running statistics of batch normalisation alone. Where a ``torch.distributed`` group exists
-    they are averaged over it, like the gradients that ``DistributedDataParallel`` averages, so
-    that all processes take the same decisions.
+    **Closures** return the loss and do nothing else: no ``backward``, no clipping. Several, as a
+    list, are microbatches: the loss is their mean. They may be called again on the same batch,
+    with the same random numbers of torch's (dropout); the running statistics of batch
+    normalisation are left alone then. After a step ``p.grad`` holds the gradient that was used.
+
+    **Several processes.** Where a ``torch.distributed`` group exists products are averaged over
+    it, like the gradients that ``DistributedDataParallel`` averages, so that all processes take
+    the same decisions.
+
+    **Copies and checkpoints.** ``copy.deepcopy``, ``pickle`` and ``torch.save`` take everything
+    along, ``state_dict`` too. Settings that are not of the parameter groups are compared when a
+    state is loaded.
+
+    **In trainers.** Lightning: manual optimisation, with a closure for each step. It takes one
+    closure; that one may return a list of closures, for microbatches::
+
+        class Module(L.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.automatic_optimization = False
+
+            def training_step(self, batch, _):
+                x, y = batch
+                self.optimizers().step(lambda: loss_fn(self(x), y))
+
+    transformers: :class:`gdflows.adapters.huggingface.ClosureTrainer` in place of ``Trainer``.
+    accelerate: as without it, ``optimizer.step(closure)``, with
+    ``gradient_accumulation_steps=1`` and microbatches as a list.
     """
 
-    def __init__(self, params, defaults: dict, *, hvp: str = "auto"):
+    def __init__(
+        self,
+        params,
+        defaults: dict,
+        *,
+        hvp: str = "auto",
+        max_norm: float | None = None,
+        check: bool = True,
+    ):
         if hvp not in PRODUCTS:
             raise InputError(f"hvp must be one of {', '.join(PRODUCTS)}, got {hvp!r}.")
+        if max_norm is not None:
+            check_range("max_norm", max_norm, 0, math.inf)
         super().__init__(params, defaults)
-        for p in self._parameters():
+        self.hvp = self._asked = hvp
+        self.max_norm, self.check = max_norm, check
+        self._twice = self._looked = self._evaluating = False
+        self._others: list = []  # parameters that a closure's loss has besides
+        self._checked: list[str] = []
+        self.cost: Counter[str] = Counter(gradients=0, hvps=0)
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add parameters; their averages begin at their first step.
+
+        Raises
+        ------
+        InputError
+            For dtypes that cannot be used, and for settings that are not of a group.
+        """
+        name = type(self).__name__
+        params = param_group["params"]
+        param_group["params"] = params = [params] if isinstance(params, Tensor) else list(params)
+        for p in (p[1] if isinstance(p, tuple) else p for p in params):
+            if not isinstance(p, Tensor):
+                continue  # torch says so
+            if is_lazy(p):
+                raise InputError(
+                    f"{name} was given a parameter without a shape (of a lazy module): run the "
+                    "model once before the optimiser is made."
+                )
             if p.is_complex() or not p.is_floating_point() or torch.finfo(p.dtype).bits < 32:
                 raise InputError(
-                    f"{type(self).__name__} needs parameters in float32 or float64, got {p.dtype}: "
+                    f"{name} needs parameters in float32 or float64, got {p.dtype}: "
                     "curvature drowns in coarser rounding. Keep the parameters in float32 and use "
                     "torch.autocast for the model."
                 )
-        self.hvp = hvp
-        self._twice = False
-        self.cost: Counter[str] = Counter(gradients=0, hvps=0)
+        own = set(type(self).__init__.__annotations__) | set(USUAL)
+        alien = sorted((own - {"params"} - set(self.defaults)) & set(param_group))
+        if alien:
+            raise InputError(
+                f"A parameter group has {alien[0]}, which {name} does not have for each group: "
+                "groups may differ in " + ", ".join(k for k in self.defaults if k != "params")
+                + "."
+            )  # fmt: skip
+        for key in ("lr", "weight_decay"):
+            if key in param_group:
+                check_range(f"a group's {key}", float(param_group[key]), 0, math.inf, closed=True)
+        super().add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's. Inside a closure it does nothing: a step makes its gradients anew."""
+        if not self._evaluating:
+            super().zero_grad(set_to_none)
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -86,21 +167,31 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         top = max(float(group["lr"]) for group in self.param_groups) or 1.0
         return [float(group["lr"]) / top for group in self._groups_of(parameters)], top
 
-    # -- loss and gradient -----------------------------------------------------------------------
-
-    def _evaluate(self, closure: Closure | Sequence[Closure], products: bool) -> Evaluation:
+    def _evaluate(self, closure: Closure | Sequence[Closure] | None, products: bool) -> Evaluation:
         """Loss and gradients at the present parameters; the gradients are in ``p.grad`` too."""
-        if closure is None:
-            raise InputError(
-                f"{type(self).__name__}.step needs a closure that returns the loss, without "
-                "calling backward: optimizer.step(lambda: loss_fn(model(x), y))."
-            )
-        closures = list(closure) if isinstance(closure, Sequence) else [closure]
-        if not closures:
-            raise InputError("step was given no closure.")
+        name = type(self).__name__
+        if torch.is_inference_mode_enabled():
+            raise InputError("There are no gradients in torch.inference_mode: step outside of it.")
+        closures = watch.as_list(name, closure)
+        watch.refuse_skipped(name)
         return Evaluation(self, closures, products)
 
+    # -- the linearised step, for gdflows.optim.stability_edge and preconditioner ----------------
+
+    def _edges(self) -> list[float]:
+        """The values of hλ at which the step is marginal, one for each group."""
+        raise NotImplementedError
+
+    def _rates(self, p: Tensor, group: dict) -> Tensor | float | None:
+        """What multiplies a parameter's gradient, entry by entry; None before a first step."""
+        raise NotImplementedError
+
     # -- the state beyond torch's ----------------------------------------------------------------
+
+    def _settings(self) -> dict:
+        """What the mathematics depends on, apart from groups: plain values by name."""
+        fixed = {k: self.defaults[k] for k in self.defaults if k in USUAL}
+        return fixed | {"hvp": self._asked, "max_norm": self.max_norm}
 
     def _extra(self) -> dict:
         """What a resumed run needs besides moments and groups: plain numbers."""
@@ -111,197 +202,70 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict:
         """Everything that the next step depends on, but for the parameters and the data."""
-        return super().state_dict() | {"extra": self._extra() | {"cost": dict(self.cost)}}
+        common = {
+            "cost": dict(self.cost),
+            "settings": {"optimizer": type(self).__name__} | self._settings(),
+            "products": {"hvp": self.hvp, "_twice": self._twice, "_checked": list(self._checked)},
+        }
+        return super().state_dict() | {"extra": self._extra() | common}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from :meth:`state_dict`, to the same bits."""
-        extra = dict(state_dict.get("extra", {}))
+        """Go on from :meth:`state_dict`, to the same bits.
+
+        Raises
+        ------
+        InputError
+            If the state is that of an optimiser with other settings. Learning rates and decay are
+            the groups', and are taken from the state, as torch does it.
+        """
+        name = type(self).__name__
+        if "extra" not in state_dict:
+            raise InputError(
+                f"This is no state of {name}: it lacks what {name}.state_dict adds to torch's."
+            )
+        extra = dict(state_dict["extra"])
+        self._compare(extra.pop("settings", None))
         super().load_state_dict(state_dict)
         self.cost = Counter(extra.pop("cost", {}))
+        for key, value in extra.pop("products", {}).items():
+            setattr(self, key, list(value) if isinstance(value, list) else value)
         self._set_extra(extra)
 
-
-class Evaluation:
-    """One batch at one point: its loss, its gradient, and products with its Hessian.
-
-    Attributes
-    ----------
-    loss : float
-        The mean over the closures.
-    value : Tensor
-        The same, detached, as ``step`` returns it.
-    grads : list of Tensor
-        A tensor for each parameter; zeros for those that the loss does not depend on.
-    """
-
-    def __init__(self, optimizer: CurvatureOptimizer, closures: list[Closure], products: bool):
-        self.optimizer, self.closures = optimizer, closures
-        self.parameters = [p for p in optimizer._parameters() if p.requires_grad]
-        self._graphs = None
-        self._random = _random_state(self.parameters) if products else {}
-        exact = products and optimizer.hvp != "difference"
-        total = None
-        for p in self.parameters:
-            p.grad = None
-        optimizer.cost["gradients"] += 1
-        graphs = []
-        for closure in closures:
-            with torch.enable_grad(), _plain_attention(exact):
-                loss = self._scalar(closure())
-                share = loss if len(closures) == 1 else loss / len(closures)
-                graph = self._graph(share) if exact else None
-                graphs.append(graph)
-                if graph is None or parallel.size() > 1:
-                    # DistributedDataParallel averages gradients on the way back.
-                    share.backward(retain_graph=graph is not None)
-                else:
-                    for p, g in zip(self.parameters, graph, strict=True):
-                        p.grad = g.detach() if p.grad is None else p.grad + g.detach()
-            part = share.detach()
-            total = part if total is None else total + part
-        if exact and all(graph is not None for graph in graphs):
-            self._graphs = graphs
-        self.value = _mean(total.clone())
-        self.loss = float(self.value)
-        for p in self.parameters:
-            if p.grad is not None and p.grad.is_sparse:
-                raise InputError(
-                    "A parameter has a sparse gradient, of which there is no curvature: make the "
-                    "embedding with sparse=False."
-                )
-        self.grads = [
-            torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self.parameters
+    def _compare(self, theirs: dict | None) -> None:
+        if theirs is None:
+            warnings.warn(
+                "The state was written before settings were part of it. Make sure that they are "
+                "the same as then.",
+                stacklevel=3,
+            )
+            return
+        mine = {"optimizer": type(self).__name__} | self._settings()
+        names = ["optimizer"] if theirs["optimizer"] != mine["optimizer"] else sorted(mine)
+        off = [
+            f"{k} is {theirs.get(k)!r} there, {mine[k]!r} here"
+            for k in names
+            if _plain(theirs.get(k)) != _plain(mine[k])
         ]
-
-    @property
-    def finite(self) -> bool:
-        """Whether loss and gradients are."""
-        return math.isfinite(self.loss) and math.isfinite(float(norm(self.grads)))
-
-    def require_finite(self) -> None:
-        if not self.finite:
-            raise NonFiniteError(
-                f"The loss is {self.loss} or its gradient is not finite; the parameters were left "
-                "as they are. Is the data clean, and is the learning rate's cap low enough?"
-            )
-
-    def product(self, vectors: list[Tensor]) -> list[Tensor]:
-        """The Hessian times a vector, given and returned as a tensor for each parameter."""
-        self.optimizer.cost["hvps"] += 1
-        if self._graphs is not None:
-            return self._exact(vectors)
-        return self._difference(vectors)
-
-    # -- inside ----------------------------------------------------------------------------------
-
-    def _scalar(self, loss) -> Tensor:
-        if not isinstance(loss, Tensor):
+        if off:
             raise InputError(
-                f"The closure returned {type(loss).__name__}, not the loss as a tensor. It should "
-                "return loss_fn(model(x), y), and not call backward or item."
+                f"The state is that of an optimiser with other settings: {'; '.join(off)}. Make "
+                "this one with the same, or start anew."
             )
-        if loss.numel() != 1:
-            raise InputError(f"The closure returned shape {tuple(loss.shape)}, not a scalar loss.")
-        if not loss.requires_grad:
-            raise InputError(
-                "The closure's loss has no graph. Do not call backward, detach or no_grad in it."
-            )
-        return loss.reshape(())
 
-    def _graph(self, share: Tensor):
-        try:
-            grads = torch.autograd.grad(
-                share, self.parameters, create_graph=True, materialize_grads=True
-            )
-            if not self.optimizer._twice:
-                if not twice_differentiable(grads):
-                    raise RuntimeError("a function is marked once_differentiable")
-                self.optimizer._twice = True
-            return grads
-        except RuntimeError as error:
-            self._refuse(error)
-            return None
+    def __getstate__(self) -> dict:
+        """Everything, where torch keeps groups and moments only; hooks and patches stay behind."""
+        left_out = ("step", "_others")
+        kept = {
+            k: v for k, v in vars(self).items() if k not in left_out and not k.endswith("_hooks")
+        }
+        return kept | {"_left": [watch.left(p) for p in self._parameters()]}
 
-    def _refuse(self, error: Exception) -> None:
-        """The model has no second derivative: differences from now on, if that is allowed."""
-        if isinstance(error, torch.OutOfMemoryError):
-            raise error
-        if self.optimizer.hvp == "exact":
-            raise InputError(
-                f"The model has no second derivative here ({error}). Use hvp='difference', or "
-                "'auto'."
-            ) from error
-        self.optimizer.hvp = "difference"
-        warnings.warn(
-            "The model has no second derivative (torch.compile, or a kernel without one); "
-            "Hessian-vector products are taken by differences of gradients from now on, which "
-            f"is inexact where the network has kinks. torch said: {str(error).splitlines()[0]}",
-            stacklevel=5,
-        )
-
-    def _exact(self, vectors: list[Tensor]) -> list[Tensor]:
-        out = None
-        for graph in self._graphs:
-            pairs = [(g, v) for g, v in zip(graph, vectors, strict=True) if g.requires_grad]
-            if not pairs:  # a linear loss
-                continue
-            try:
-                part = torch.autograd.grad(
-                    [g for g, _ in pairs], self.parameters, [v for _, v in pairs],
-                    retain_graph=True, materialize_grads=True,
-                )  # fmt: skip
-            except RuntimeError as error:
-                self._refuse(error)
-                self._graphs = None
-                return self._difference(vectors)
-            out = part if out is None else [a + b for a, b in zip(out, part, strict=True)]
-        if out is None:
-            return [torch.zeros_like(v) for v in vectors]
-        return [_mean(part.detach().contiguous()) for part in out]
-
-    def _difference(self, vectors: list[Tensor]) -> list[Tensor]:
-        size = float(norm(vectors))
-        if size == 0:
-            return [torch.zeros_like(v) for v in vectors]
-        eps = torch.finfo(vectors[0].dtype).eps
-        scale = float(norm(self.parameters)) + 1e-3 * len(self.parameters)
-        step = eps**0.5 * scale / size
-        # Adding and subtracting again would not restore the parameters to the bit.
-        saved = [p.detach().clone() for p in self.parameters]
-        kept = [p.grad for p in self.parameters]
-        self.optimizer.cost["gradients"] += 1
-        now = _random_state(self.parameters)
-        try:
-            with torch.no_grad():
-                for p, v in zip(self.parameters, vectors, strict=True):
-                    p.add_(v, alpha=step)
-            for p in self.parameters:
-                p.grad = None
-            _set_random_state(self._random)
-            with torch.enable_grad(), _frozen_statistics():
-                for closure in self.closures:
-                    (self._scalar(closure()) / len(self.closures)).backward()
-            return [
-                ((torch.zeros_like(g) if p.grad is None else p.grad.detach()) - g) / step
-                for p, g in zip(self.parameters, self.grads, strict=True)
-            ]
-        finally:
-            _set_random_state(now)
-            with torch.no_grad():
-                for p, old, grad in zip(self.parameters, saved, kept, strict=True):
-                    p.copy_(old)
-                    p.grad = grad
-
-
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all entries together."""
-    parts = torch._foreach_norm([t.detach() for t in tensors])
-    return torch.linalg.vector_norm(torch.stack([part.to(tensors[0]) for part in parts]))
-
-
-def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """Inner product of all entries together."""
-    return float(sum((a * b).sum().double() for a, b in zip(left, right, strict=True)))
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        own = state.pop("_left", [])
+        self.__dict__.setdefault("_others", [])
+        super().__setstate__(state)
+        watch.leave([p for p, ours in zip(self._parameters(), own, strict=False) if ours])
 
 
 def check_range(name: str, value: float, low: float, high: float, *, closed: bool = False) -> None:
@@ -314,48 +278,5 @@ def check_range(name: str, value: float, low: float, high: float, *, closed: boo
         )
 
 
-def _mean(x: Tensor) -> Tensor:
-    """The mean over all processes, the same bits in each."""
-    return parallel.total(x) / parallel.size() if parallel.size() > 1 else x
-
-
-def _random_state(parameters: Sequence[Tensor]) -> dict:
-    devices = {p.device for p in parameters if p.device.type == "cuda"}
-    return {None: torch.get_rng_state()} | {d: torch.cuda.get_rng_state(d) for d in devices}
-
-
-def _set_random_state(states: dict) -> None:
-    for device, state in states.items():
-        if device is None:
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, device)
-
-
-@contextmanager
-def _plain_attention(needed: bool) -> Iterator[None]:
-    """Fused attention has no second derivative; its plain form has."""
-    if not needed:
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-@contextmanager
-def _frozen_statistics() -> Iterator[None]:
-    """Undo what batch normalisation notes down on the way."""
-    seen: dict[int, tuple] = {}
-
-    def remember(module, _):
-        if isinstance(module, _BatchNorm) and id(module) not in seen:
-            seen[id(module)] = module, {n: b.clone() for n, b in module.named_buffers()}
-
-    hook = register_module_forward_pre_hook(remember)
-    try:
-        yield
-    finally:
-        hook.remove()
-        for module, buffers in seen.values():
-            for name, buffer in buffers.items():
-                getattr(module, name).copy_(buffer)
+def _plain(value):
+    return tuple(value) if isinstance(value, (list, tuple)) else value

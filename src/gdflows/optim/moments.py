@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import InputError
-from gdflows.optim import thresholds
+from gdflows.optim import edges
 
 BASES = ("sgd", "momentum", "adam")
 AVERAGED = "schedule-free"
@@ -19,7 +19,8 @@ class Moments:
 
     Momentum is the average m ← βm + (1 − β)g, as Adam has it. Schedule-free Adam has Adam's
     preconditioner and, in place of momentum, an average of the parameters
-    (:class:`gdflows.optim.averaging.Averaging`).
+    (:class:`gdflows.optim.averaging.Averaging`). A parameter's averages begin at zero with its own
+    first gradient, and are corrected by its own count of them.
     """
 
     def __init__(
@@ -40,6 +41,10 @@ class Moments:
     @property
     def beta(self) -> float:
         return self.betas[0] if self.first else 0.0
+
+    @property
+    def settings(self) -> dict:
+        return {"base": self.base, "betas": self.betas, "eps": self.eps}
 
     def update(self, states: Sequence[dict], grads: Sequence[Tensor]) -> None:
         """Take in a gradient: a tensor, and a dict to keep averages in, for each parameter."""
@@ -62,7 +67,16 @@ class Moments:
         self, states: Sequence[dict], grads: Sequence[Tensor]
     ) -> tuple[list[Tensor], float]:
         """A direction and a factor: the step is minus the learning rate times both."""
-        count, means, factor = _count(states), grads, 1.0
+        counts = gather(states, "count")
+        if min(counts) != max(counts):  # some joined later
+            each = [
+                self._direction(n, [s], [g]) for n, s, g in zip(counts, states, grads, strict=True)
+            ]
+            return [factor * moves[0] for moves, factor in each], 1.0
+        return self._direction(counts[0], states, grads)
+
+    def _direction(self, count: int, states, grads) -> tuple[list[Tensor], float]:
+        means, factor = grads, 1.0
         if self.first:
             means, factor = gather(states, "exp_avg"), 1 / (1 - self.betas[0] ** count)
         if self.second:
@@ -73,24 +87,38 @@ class Moments:
             means, factor = torch._foreach_div(means, below), factor * root
         return list(means), factor
 
-    def precondition(self, states: Sequence[dict]) -> list[Tensor] | None:
-        """Diagonal of D, 1/(√v̂ + ε); None for 1."""
-        if not self.second:
+    def precondition(self, states: Sequence[dict], count: int | None = None) -> list[Tensor] | None:
+        """Diagonal of D, 1/(√v̂ + ε); None for 1.
+
+        The edge is that of a count, by default of the oldest among the parameters. The average of
+        a younger one is divided by less, which is a larger entry here.
+        """
+        counts = gather(states, "count")
+        count = max(counts) if count is None else count
+        if min(counts) == max(counts) == count:
+            return self._diagonal(count, states) if self.second else None
+        if not (self.first or self.second):
             return None
+        out = []
+        for n, state in zip(counts, states, strict=True):
+            ratio = (1 - self.beta**count) / (1 - self.beta**n)
+            if self.second:
+                out.append(ratio * self._diagonal(n, [state])[0])
+            else:
+                out.append(torch.full_like(state["exp_avg"], ratio))
+        return out
+
+    def _diagonal(self, count: int, states: Sequence[dict]) -> list[Tensor]:
         roots = torch._foreach_sqrt(gather(states, "exp_avg_sq"))
-        torch._foreach_div_(roots, (1 - self.betas[1] ** _count(states)) ** 0.5)
+        torch._foreach_div_(roots, (1 - self.betas[1] ** count) ** 0.5)
         torch._foreach_add_(roots, self.eps)
-        return torch._foreach_reciprocal(roots)
+        return list(torch._foreach_reciprocal(roots))
 
-    def edge(self, count: int) -> float:
+    def edge(self, count: int, *, weight_decay: float = 0.0) -> float:
         """The value of hλ, with D, at which the linearised step is marginal."""
-        return thresholds.adam(self.beta, max(count, 1))
+        return edges.adam(self.beta, max(count, 1), weight_decay=weight_decay)
 
 
-def gather(states: Sequence[dict], name: str) -> list[Tensor]:
+def gather(states: Sequence[dict], name: str) -> list:
     """What is kept under a name, for each parameter."""
     return [state[name] for state in states]
-
-
-def _count(states: Sequence[dict]) -> int:
-    return states[0]["count"]  # all parameters step together

@@ -9,212 +9,67 @@ there first: the optimiser jumps to and fro.
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from gdflows.errors import InputError
+from gdflows.optim.edges import (
+    adam,
+    gradient_descent,
+    heavy_ball,
+    nesterov,
+    schedule_free,
+    sgd_mean_square,
+)
+from gdflows.optim.evaluation import CurvatureOptimizer
 
+__all__ = [
+    "adam", "gradient_descent", "heavy_ball", "nesterov", "preconditioner", "schedule_free",
+    "sgd_mean_square", "stability_edge",
+]  # fmt: skip
 
-def gradient_descent(*, weight_decay: float = 0.0) -> float:
-    r"""Edge of θ ← θ − hg: 2, as :math:`1 - h\lambda = -1`.
-
-    Parameters
-    ----------
-    weight_decay : float
-        hw of an L2 term ½w‖θ‖² that is not part of the loss: it shifts all curvatures.
-    """
-    return 2.0 - weight_decay
-
-
-def heavy_ball(beta: float, *, dampening: float = 0.0, weight_decay: float = 0.0) -> float:
-    r"""Edge of m ← βm + (1 − d)g, θ ← θ − hm, which is torch's momentum.
-
-    With :math:`z` an eigenvalue of the map,
-    :math:`z^2 - (1 + \beta - (1 - d)h\lambda)z + \beta = 0`, and :math:`z = -1` at
-    :math:`h\lambda = 2(1 + \beta)/(1 - d)`. Dampening d = β is the average
-    m ← βm + (1 − β)g, and its edge 38 for β = 0.9.
-
-    Parameters
-    ----------
-    beta : float
-        Momentum β, 0 ≤ β < 1.
-    dampening : float
-        d, 0 ≤ d < 1.
-    weight_decay : float
-        hw of an L2 term.
-    """
-    _check_beta(beta)
-    if not 0 <= dampening < 1:
-        raise InputError(f"dampening must be in [0, 1), got {dampening}.")
-    return 2 * (1 + beta) / (1 - dampening) - weight_decay
-
-
-def nesterov(beta: float, *, weight_decay: float = 0.0) -> float:
-    r"""Edge of m ← βm + g, θ ← θ − h(g + βm), torch's Nesterov momentum.
-
-    :math:`z^2 - (1 + \beta)(1 - x)z - \beta(x - 1) = 0` with :math:`x = h\lambda`, hence
-    :math:`z = -1` at :math:`x = 2(1 + \beta)/(1 + 2\beta)`: lower than without the look-ahead.
-
-    Parameters
-    ----------
-    beta : float
-        Momentum β, 0 ≤ β < 1.
-    weight_decay : float
-        hw of an L2 term.
-    """
-    _check_beta(beta)
-    return 2 * (1 + beta) / (1 + 2 * beta) - weight_decay
-
-
-def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) -> float:
-    r"""Edge of Adam's step with a frozen preconditioner, in the preconditioned curvature.
-
-    Adam's first moment is the average :math:`m \leftarrow \beta_1m + (1 - \beta_1)g`, divided by
-    :math:`1 - \beta_1^t` at step t. With that factor frozen as well,
-
-    .. math:: h\lambda = (2 - hw)\,\frac{1 + \beta_1}{1 - \beta_1}\,(1 - \beta_1^t)
-
-    with decoupled weight decay w (AdamW). The correction makes the edge rise from
-    2(1 + β₁) at the first step to 38 for β₁ = 0.9.
-
-    Parameters
-    ----------
-    beta1 : float
-        β₁, 0 ≤ β₁ < 1.
-    step : int, optional
-        t, from 1. Without it the limit of many steps.
-    weight_decay : float
-        hw of decoupled weight decay.
-
-    References
-    ----------
-    Cohen et al. (2022), "Adaptive gradient methods at the edge of stability", who count the
-    correction to the preconditioner.
-    """
-    _check_beta(beta1, "beta1")
-    if step is not None and step < 1:
-        raise InputError(f"step counts from 1, got {step}.")
-    correction = 1.0 if step is None else 1 - beta1**step
-    return (2 - weight_decay) * (1 + beta1) / (1 - beta1) * correction
-
-
-def schedule_free(beta: float, share: float = 0.0) -> float:
-    r"""Edge of schedule-free averaging: z ← z − hg(y), x ← (1 − c)x + cz, y = (1 − β)z + βx.
-
-    In (z, x), with :math:`x = h\lambda`, the step is :math:`z \leftarrow z - xy`. It has the
-    eigenvalue −1 at
-
-    .. math:: h\lambda = \frac{2(2 - c)}{(1 - \beta)(2 - c) + \beta c}
-
-    which rises from 2 (c = 1: gradient descent) to 2/(1 − β) as c goes to 0: twenty for β = 0.9.
-    On top of a preconditioner (schedule-free Adam) λ is that of the preconditioned Hessian.
-
-    Parameters
-    ----------
-    beta : float
-        β, 0 ≤ β < 1: what y has of the average.
-    share : float
-        c, the weight of the newest z in the average; 1/k at step k of a constant rate.
-
-    References
-    ----------
-    Defazio et al. (2024), "The road less scheduled"; Song et al. (2025), "Through the river",
-    have the limit c = 0.
-    """
-    _check_beta(beta)
-    if not 0 <= share <= 1:
-        raise InputError(f"share must be in [0, 1], got {share}.")
-    return 2 * (2 - share) / ((1 - beta) * (2 - share) + beta * share)
-
-
-def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = False) -> float:
-    r"""Largest learning rate at which SGD at an interpolating minimum is stable in mean square.
-
-    There every sample's gradient vanishes, and a step multiplies by :math:`I - h H_B` with the
-    batch's own Hessian. The second moments are multiplied by
-
-    .. math:: \mathbb{E}\,(I - h H_B) \otimes (I - h H_B) = I - h P + h^2 Q, \quad
-              P = \bar H \otimes I + I \otimes \bar H, \quad Q = \mathbb{E}\, H_B \otimes H_B,
-
-    which is marginal at the smallest h for which :math:`P - h Q` is singular on the range of
-    P. In one dimension :math:`h\bar\lambda = 2/(1 + c^2)` with c the relative standard
-    deviation of the batch's curvature.
-
-    Parameters
-    ----------
-    hessians : Tensor
-        Hessians of the N samples' losses, shape ``(N, D, D)``, or curvatures in one dimension,
-        shape ``(N,)``; positive semidefinite. The matrices here have D² rows: D is for dozens.
-    batch_size : int
-        B.
-    replacement : bool
-        Whether a batch may hold a sample more than once.
-
-    Returns
-    -------
-    float
-        The edge h, not hλ: there is no single λ. Infinite if all Hessians vanish.
-
-    Raises
-    ------
-    InputError
-        For shapes or batch sizes that cannot be.
-
-    References
-    ----------
-    Ma and Ying (2021), "On linear stability of SGD and input-smoothness of neural networks";
-    Mulayoff and Michaeli (2024), "Exact mean square linear stability analysis for SGD".
-    """
-    h = hessians.reshape(-1, 1, 1) if hessians.ndim == 1 else hessians
-    if h.ndim != 3 or h.shape[1] != h.shape[2] or not h.is_floating_point():
-        raise InputError(
-            f"hessians must have shape (N,) or (N, D, D), got {tuple(hessians.shape)}."
-        )
-    n, d = h.shape[:2]
-    if not (batch_size >= 1 and (replacement or batch_size <= n)):
-        raise InputError(f"A batch of {batch_size} cannot be drawn from {n} samples.")
-    mean, eye = h.mean(0), torch.eye(d, dtype=h.dtype, device=h.device)
-    # Share of the single samples' variance that is left in a batch's mean.
-    left = 1 / batch_size
-    if not replacement:
-        left *= (n - batch_size) / (n - 1) if n > 1 else 0.0
-    p = torch.kron(mean, eye) + torch.kron(eye, mean)
-    squared = torch.kron(mean, mean)
-    q = squared + left * (sum(torch.kron(a, a) for a in h) / n - squared)
-    # The largest eigenvalue of P^(−1/2) Q P^(−1/2); Q lives where P does.
-    values, vectors = torch.linalg.eigh(p)
-    keep = values > values[-1] * values.numel() * torch.finfo(h.dtype).eps
-    root = vectors[:, keep] / values[keep].sqrt()
-    if not root.numel():
-        return math.inf
-    return 1 / float(torch.linalg.eigvalsh(root.T @ q @ root)[-1])
+SPREAD = 0.01  # by how much the edges of groups may differ, relatively
 
 
 def stability_edge(optimizer: torch.optim.Optimizer) -> float:
-    """The value of hλ at which a torch optimiser's linearised step is marginal.
+    r"""The value of hλ at which an optimiser's linearised step is marginal.
 
     λ is an eigenvalue of the Hessian, preconditioned as the optimiser does it
-    (:func:`preconditioner`); all else is frozen in its present state.
+    (:func:`preconditioner`); all else is frozen in its present state, the rate of DAL, CDAT and
+    AdaEoS included.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        SGD (with momentum, dampening, Nesterov, weight decay), Adam, AdamW, RMSprop, Adagrad, or
-        AdamWScheduleFree of the package schedulefree.
-        Its parameter groups may differ in their learning rates if nothing else of the edge
-        depends on them.
+        SGD (with momentum, dampening, Nesterov, weight decay), Adam, AdamW, RMSprop, Adagrad,
+        AdamWScheduleFree of the package schedulefree, or an optimiser of :mod:`gdflows.optim`.
 
     Returns
     -------
     float
+        At a learning rate of 0 too (hλ is 0 then).
 
     Raises
     ------
     InputError
-        For other optimisers, with ``maximize``, or where groups have different edges.
+        For other optimisers, with ``maximize``, where groups have different edges, or where
+        weight decay alone, times the learning rate, is past the edge.
+
+    Notes
+    -----
+    **Groups.** Their learning rates may differ: the preconditioner has them. Let group i by itself
+    have the edge :math:`e_i`, and :math:`\mathcal{E}` be the diagonal matrix of these. The step
+    has the eigenvalue −1 if :math:`hH\theta = \mathcal{E}\theta` for some θ, so that it is
+    stable if all hλ are below :math:`\min_i e_i`, and unstable if one is above
+    :math:`\max_i e_i`. The smallest is returned, where the others are larger by no more than a
+    hundredth: parameters with weight decay w and without, as usual, have edges that differ by hw.
+    Groups that differ by more (another momentum) are refused.
+
+    Adam's correction of the first average depends on how many steps a parameter has had. The edge
+    is that of the oldest, and the preconditioner has the ratio for those that joined later.
 
     Examples
     --------
@@ -223,15 +78,24 @@ def stability_edge(optimizer: torch.optim.Optimizer) -> float:
     >>> gf.optim.stability_edge(torch.optim.SGD(weights, lr=0.1, momentum=0.5))
     3.0
     """
-    family = _family(optimizer)
-    edges = [_edge_of_group(family, optimizer, group) for group in optimizer.param_groups]
-    if max(edges) - min(edges) > 1e-12 * abs(max(edges)):
+    if isinstance(optimizer, CurvatureOptimizer):
+        edges = optimizer._edges()
+    else:
+        family = _family(optimizer)
+        edges = [_edge_of_group(family, optimizer, group) for group in optimizer.param_groups]
+    low, high = min(edges), max(edges)
+    if high - low > SPREAD * abs(high):
         raise InputError(
             "The optimiser's parameter groups have different edges "
             f"({', '.join(f'{e:g}' for e in edges)}), so there is no single one. "
             "Give all groups the same momentum and weight decay × lr."
         )
-    return edges[0]
+    if not low > 0:
+        raise InputError(
+            f"Weight decay times learning rate is past the edge by itself ({low:g} is left of it): "
+            "no curvature is stable. Lower one of them."
+        )
+    return low
 
 
 def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> Tensor:
@@ -239,7 +103,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
 
     The *preconditioned sharpness*, in units of the learning rate, is the largest eigenvalue of
     :math:`D^{1/2} H D^{1/2}` with D the diagonal matrix of these entries: h for SGD,
-    :math:`h/(\sqrt{\hat v} + \epsilon)` for Adam.
+    :math:`h/(\sqrt{\hat v} + \epsilon)` for Adam, the present rate for DAL.
 
     Parameters
     ----------
@@ -258,29 +122,62 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
     ------
     InputError
         For other optimisers, or before an adaptive one's first step.
+
+    Warns
+    -----
+    UserWarning
+        Where an adaptive optimiser knows no gradient of a whole parameter.
+
+    Notes
+    -----
+    Entries whose gradient has been zero so far (:math:`v = 0`) are zero: Adam has not moved them.
+    :math:`h/\epsilon`, which is what the formula says of them, is a rate that they would lose at
+    their first gradient.
     """
-    family = _family(optimizer)
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    parts = []
+    ours = isinstance(optimizer, CurvatureOptimizer)
+    family = None if ours else _family(optimizer)
+    where = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    parts, unmet, met = [], [], False
+    oldest = _oldest(optimizer)
     for p in parameters:
-        group = groups.get(id(p))
+        group = where.get(id(p))
         if group is None:
             parts.append(torch.zeros_like(p).reshape(-1))
             continue
-        lr = float(group["lr"])
-        scale = _SCALES[family](optimizer.state.get(p, {}), group)
-        entry = torch.full_like(p, lr) if scale is None else lr / scale
+        if ours:
+            entry = optimizer._rates(p, group)
+            second = optimizer.state[p].get("exp_avg_sq")
+        else:
+            scale, second = _SCALES[family](optimizer.state.get(p, {}), group, oldest)
+            lr = float(group["lr"])
+            entry = None if scale is None else lr / scale
+        if entry is None:
+            entry = torch.zeros_like(p)
+            unmet.append(_name_of(p, optimizer))
+        else:
+            entry = entry if isinstance(entry, Tensor) else torch.full_like(p, entry)
+            if second is not None and bool((second == 0).any()):
+                entry = torch.where(second == 0, torch.zeros_like(entry), entry)
+                if not bool(second.any()):
+                    unmet.append(_name_of(p, optimizer))
+            met = True
         parts.append(entry.detach().reshape(-1))
+    if unmet and not met:
+        raise InputError(
+            "The optimiser has not taken a step yet, so it has no preconditioner. "
+            "Ask again after its first step."
+        )
+    if unmet:
+        warnings.warn(
+            f"{type(optimizer).__name__} has met no gradient of {', '.join(unmet)}, so its "
+            "preconditioner knows nothing there. These entries are left out (taken as at rest): "
+            "the sharpness is that of all others. Does the training's loss depend on them?",
+            stacklevel=2,
+        )
     return torch.cat(parts)
 
 
 # -- inside --------------------------------------------------------------------------------------
-
-
-def _check_beta(beta: float, name: str = "beta") -> None:
-    if not 0 <= beta < 1:
-        raise InputError(f"{name} must be in [0, 1), got {beta}.")
-
 
 _FAMILIES = {
     "sgd": torch.optim.SGD,
@@ -297,7 +194,8 @@ def _family(optimizer: torch.optim.Optimizer) -> str:
     if name is None:
         raise InputError(
             f"The stability edge of {type(optimizer).__name__} is not known here; known are SGD, "
-            "Adam, AdamW, RMSprop and Adagrad, and AdamWScheduleFree of the package schedulefree."
+            "Adam, AdamW, RMSprop and Adagrad, AdamWScheduleFree of the package schedulefree, and "
+            "those of gdflows.optim."
         )
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise InputError("With maximize=True an optimiser climbs; it has no edge.")
@@ -307,17 +205,19 @@ def _family(optimizer: torch.optim.Optimizer) -> str:
 def _edge_of_group(family: str, optimizer: torch.optim.Optimizer, group: Mapping) -> float:
     lr, decay = float(group["lr"]), float(group["weight_decay"])
     if family == "sgd":
-        beta, decay = group["momentum"], lr * decay
+        beta, decay = float(group["momentum"]), lr * decay
         if beta == 0:
             return gradient_descent(weight_decay=decay)
         if group["nesterov"]:
             return nesterov(beta, weight_decay=decay)
-        return heavy_ball(beta, dampening=group["dampening"], weight_decay=decay)
+        return heavy_ball(beta, dampening=float(group["dampening"]), weight_decay=decay)
     if family == "schedule-free":
+        lr *= _warmed(group)
         weight = (group["k"] + 1) ** group["r"] * max(lr, group["lr_max"]) ** group[
             "weight_lr_power"
         ]
-        share = weight / (group["weight_sum"] + weight)
+        total = group["weight_sum"] + weight
+        share = weight / total if total > 0 else 1.0  # before the first rate that is not zero
         return schedule_free(float(group["betas"][0]), share) - lr * decay
     decoupled = bool(group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
     if decay and not decoupled:
@@ -326,47 +226,77 @@ def _edge_of_group(family: str, optimizer: torch.optim.Optimizer, group: Mapping
             "shifts every curvature by another amount. Put it into the loss, or use AdamW."
         )
     if family == "adam":
-        steps = [int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state.get(p)]
-        return adam(
-            float(group["betas"][0]), max(steps) if steps else None, weight_decay=lr * decay
-        )
-    return heavy_ball(group.get("momentum", 0.0))
+        steps = _oldest(optimizer)
+        return adam(float(group["betas"][0]), steps or None, weight_decay=lr * decay)
+    return heavy_ball(float(group.get("momentum", 0.0)))
 
 
-def _adam_scale(state: Mapping, group: Mapping) -> Tensor:
-    v = _second(state, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
-    return (v / (1 - float(group["betas"][1]) ** int(state["step"]))).sqrt() + group["eps"]
+def _warmed(group: Mapping) -> float:
+    """What the schedule-free package's own warm-up makes of the learning rate at the next step."""
+    warmup = group.get("warmup_steps", 0)
+    return (group["k"] + 1) / warmup if group["k"] < warmup else 1.0
 
 
-def _schedule_free_scale(state: Mapping, group: Mapping) -> Tensor:
-    v = _second(state, "exp_avg_sq")
-    return (v / (1 - float(group["betas"][1]) ** group["k"])).sqrt() + group["eps"]
+def _oldest(optimizer: torch.optim.Optimizer) -> int:
+    """The most steps that any parameter has had."""
+    return max((int(s["step"]) for s in optimizer.state.values() if "step" in s), default=0)
 
 
-def _rmsprop_scale(state: Mapping, group: Mapping) -> Tensor:
-    v = _second(state, "square_avg")
-    if group["centered"]:
-        v = v - state["grad_avg"] ** 2
-    return v.sqrt() + group["eps"]
+def _name_of(p: Tensor, optimizer: torch.optim.Optimizer) -> str:
+    for i, group in enumerate(optimizer.param_groups):
+        for k, own in enumerate(group["params"]):
+            if own is p:
+                names = group.get("param_names")
+                shape = f"of shape {tuple(p.shape)}"
+                return repr(names[k]) if names else f"parameter {k} of group {i}, {shape}"
+    return "a parameter"
 
 
-def _adagrad_scale(state: Mapping, group: Mapping) -> Tensor:
-    v = _second(state, "sum")
+# Each gives the scale that the learning rate is divided by, and the second moments by which it is
+# seen whether an entry has met a gradient; None and None before a parameter's first step.
+
+
+def _sgd_scale(state: Mapping, group: Mapping, oldest: int):
+    return 1.0, None
+
+
+def _adam_scale(state: Mapping, group: Mapping, oldest: int):
+    v = state.get("max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+    if v is None:
+        return None, None
+    beta1, beta2, step = float(group["betas"][0]), float(group["betas"][1]), int(state["step"])
+    scale = (v / (1 - beta2**step)).sqrt() + group["eps"]
+    if step < oldest:  # its first moment is corrected by more than the edge's
+        scale = scale * ((1 - beta1**step) / (1 - beta1**oldest))
+    return scale, v
+
+
+def _schedule_free_scale(state: Mapping, group: Mapping, oldest: int):
+    v = state.get("exp_avg_sq")
+    if v is None:
+        return None, None
+    scale = (v / (1 - float(group["betas"][1]) ** group["k"])).sqrt() + group["eps"]
+    return scale / _warmed(group), v
+
+
+def _rmsprop_scale(state: Mapping, group: Mapping, oldest: int):
+    v = state.get("square_avg")
+    if v is None:
+        return None, None
+    spread = v - state["grad_avg"] ** 2 if group["centered"] else v
+    return spread.sqrt() + group["eps"], v
+
+
+def _adagrad_scale(state: Mapping, group: Mapping, oldest: int):
+    v = state.get("sum")
+    if v is None or int(state["step"]) < 1:
+        return None, None
     slowed = 1 + (int(state["step"]) - 1) * group["lr_decay"]
-    return slowed * (v.sqrt() + group["eps"])
-
-
-def _second(state: Mapping, name: str) -> Tensor:
-    if name not in state:
-        raise InputError(
-            "The optimiser has not taken a step yet, so it has no preconditioner. "
-            "Ask again after its first step."
-        )
-    return state[name]
+    return slowed * (v.sqrt() + group["eps"]), v
 
 
 _SCALES = {
-    "sgd": lambda state, group: None,
+    "sgd": _sgd_scale,
     "adam": _adam_scale,
     "rmsprop": _rmsprop_scale,
     "adagrad": _adagrad_scale,

@@ -35,9 +35,11 @@ class SharpnessCallback(L.Callback):
 
     Examples
     --------
-    >>> from gdflows.adapters.lightning import SharpnessCallback  # doctest: +SKIP
-    >>> watch = SharpnessCallback(torch.nn.MSELoss(), (x, y))  # doctest: +SKIP
-    >>> L.Trainer(callbacks=[watch]).fit(module, loader)  # doctest: +SKIP
+    >>> import torch, lightning as L
+    >>> from gdflows.adapters.lightning import SharpnessCallback
+    >>> x, y = torch.randn(8, 2), torch.randn(8, 1)
+    >>> watch = SharpnessCallback(torch.nn.MSELoss(), (x, y))
+    >>> trainer = L.Trainer(callbacks=[watch], logger=False)  # then trainer.fit(module, loader)
     """
 
     def __init__(self, loss: Callable | None, data, **settings):

@@ -19,7 +19,7 @@ from gdflows.optim.thresholds import preconditioner, stability_edge
 
 @dataclass(frozen=True)
 class Sharpness:
-    """What a :class:`SharpnessMonitor` saw at one step.
+    """What a :class:`~gdflows.SharpnessMonitor` saw at one step.
 
     Attributes
     ----------

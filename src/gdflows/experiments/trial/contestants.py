@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gdflows import optim
-from gdflows.errors import DataError, InputError
+from gdflows.errors import InputError
+from gdflows.optional import need
 
 
 class Plain:
@@ -74,13 +75,7 @@ def _prodigy(params, budget, batches, **settings):
 
 
 def _peer(name: str):
-    try:
-        return __import__(name)
-    except ImportError as e:
-        raise DataError(
-            f"This contestant is the package {name}, which is not installed: "
-            "pip install 'gdflows[trial]'."
-        ) from e
+    return need(name, name, extra="trial", what="This contestant")
 
 
 def _adaeos(kind: type[optim.AdaEoS], **fixed) -> Callable:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from gdflows import problems
 from gdflows.errors import InputError
+from gdflows.experiments.samples import mark
 from gdflows.problems import Dataset, cross_entropy, squared_error
+
+_MADE = "regression"  # data that are made here
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,7 @@ def task(name: str, device: str = "cpu", judged: int = 300) -> Task:
         raise InputError(f"There is no task {name!r}. There are: {', '.join(TASKS)}.")
     build, loss, batch, steps, target, chosen_on = TASKS[name]
     network, data = build()
+    mark(data, named=data.name != _MADE)
     few = judged // 3 if data.y_test.ndim == 2 else judged
     data = Dataset(
         data.name,
@@ -111,7 +115,7 @@ def task(name: str, device: str = "cpu", judged: int = 300) -> Task:
 
 
 def _regression(x: Tensor, y: Tensor) -> Dataset:
-    return Dataset("regression", x, y, x[:0], y[:0], ())
+    return Dataset(_MADE, x, y, x[:0], y[:0], ())
 
 
 def _deep_linear():
@@ -160,6 +164,8 @@ def _conv(channels: tuple[int, ...], activation: str, **image):
 TASKS = {
     "deep-linear": (_deep_linear, squared_error, 0, 600, 2.5e-3, True),
     "mlp-regression": (_waves, squared_error, 0, 1000, 5e-3, True),
+    "gratings-ce": (_images("gratings", _mlp(64, 50, 50, 10), 500), cross_entropy, 0, 300, 1e-2,
+                    False),
     "digits-ce": (_images("digits", _mlp(64, 50, 50, 10), 1000), cross_entropy, 0, 300, 1e-2, True),
     "digits-mse": (_images("digits", _mlp(64, 50, 50, 10), 1000), squared_error, 0, 600, 5e-3,
                    True),

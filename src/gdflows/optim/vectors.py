@@ -1,0 +1,34 @@
+"""Small algebra on lists of tensors, one for each parameter, and on their graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def nodes(roots: list) -> Iterator:
+    """All nodes of a graph, each once."""
+    seen, waiting = set(), list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(after for after, _ in node.next_functions)
+            yield node
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all entries together."""
+    parts = torch._foreach_norm([t.detach() for t in tensors])
+    return torch.linalg.vector_norm(torch.stack([part.to(tensors[0]) for part in parts]))
+
+
+def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """Inner product of all entries together."""
+    return float(sum((a * b).sum().double() for a, b in zip(left, right, strict=True)))
+
+
+def minus(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
+    return [a - b for a, b in zip(left, right, strict=True)]

@@ -1,0 +1,91 @@
+"""Every recorded run, once more from its beginning, where its data are at hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from recorded import ALL, DATA, STUDIED, note
+
+from gdflows import runs
+from gdflows.errors import InputError
+from gdflows.experiments import STUDIES, repeat
+from gdflows.experiments.predictions import along_u0
+from gdflows.problems.data import at_hand
+
+SMALL = {"widths": "6", "n": 60, "lr": 0.15}
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_recorded_run_begins_as_it_did(name, record_property):
+    # Only data that are not there are a reason not to repeat: damaged ones and missing packages
+    # fail. A test downloads nothing.
+    if DATA[name] is not None and not at_hand(DATA[name]):
+        note(record_property, name, f"not repeated: the data {DATA[name]} are not here")
+        pytest.skip(f"{DATA[name]} is not here; set GDFLOWS_DATA to a folder that holds it")
+    numbers = compare(runs.load(name))
+    note(record_property, name, f"repeated: {numbers} numbers")
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - set(STUDIED)))
+def test_what_is_not_repeated_holds_times(name, record_property):
+    run = runs.load(name)
+    assert run.environment["command"].startswith("bench_"), "a record of no study"
+    note(record_property, name, "not repeated: a benchmark's times")
+
+
+def compare(run):
+    """How many numbers of a run's first rows come out again as they were recorded."""
+    both = repeat(run)
+    compared = 0
+    for column in (c for c in both.columns if not c.endswith("_recorded")):
+        if column in ("residual", "hvps"):
+            continue  # they tell how the solver got there
+        now, then = both[column].to_numpy(), both[f"{column}_recorded"].to_numpy()
+        # Errors of a prediction are differences of close numbers, at the solver's tolerance.
+        loose = "error" in column or column in ("gap", "oscillation")
+        rtol = 1e-2 if loose else 1e-6
+        if run.config.get("dtype") == "float32" and run.config["study"] == "eos":
+            rtol = 1e-4  # single precision, summed in another order
+        if run.config["study"] == "trial":
+            rtol = 1e-2  # single precision too, over some tens of steps
+        if column in ("x", "x0", "x1"):
+            rtol = 1e-4  # eigenvalues, asked for to that accuracy
+        if column == "ratio" or column.startswith("eigenvalue"):
+            rtol = 2 * run.config["tol"]  # both are within that of the truth
+        # A solver's tolerance is relative to θ, whose norm is some tens.
+        atol = max(1e-9, 100 * run.config.get("rtol", 0.0)) if loose else 1e-9
+        words = f"{run.name}: {column}"
+        np.testing.assert_allclose(now, then, rtol=rtol, atol=atol, err_msg=words)
+        compared += int(np.isfinite(then).sum())
+    assert compared > 0, f"{run.name}: no number was compared"
+    return compared
+
+
+def changed(run, table):
+    return runs.Run(run.name, run.config, table, run.environment)
+
+
+def test_a_comparison_sees_a_changed_number_and_needs_one():
+    run = runs.load("trial-deep-linear")
+    assert compare(run) > 0
+    worse = run.table.copy()
+    worse["judged"] *= 1.1
+    with pytest.raises(AssertionError, match="trial-deep-linear: judged"):
+        compare(changed(run, worse))
+
+
+def test_a_comparison_of_no_number_fails(monkeypatch):
+    run = runs.load("trial-deep-linear")
+    monkeypatch.setattr(f"{__name__}.repeat", lambda run: pd.DataFrame({"residual": [1.0]}))
+    with pytest.raises(AssertionError, match="no number was compared"):
+        compare(run)
+
+
+def test_a_run_of_an_unknown_study_or_of_other_rows_is_refused():
+    run = runs.load(STUDIED[0])
+    with pytest.raises(InputError, match="no study of this version"):
+        repeat(runs.Run(run.name, run.config | {"study": "gone"}, run.table, run.environment))
+    short = {"study": "along-u0", **SMALL, "at": "2:4"}
+    table = along_u0(**SMALL, at="5")
+    with pytest.raises(InputError, match="holds no row"):
+        repeat(runs.Run("short", short, table, run.environment))
+    assert set(STUDIES) >= {"one-step", "along-u0", "step-size", "edge-models"}
