@@ -12,8 +12,6 @@ from gdflows.curvature.units import Operator, alike, double
 from gdflows.errors import ConvergenceError, NonFiniteError
 from gdflows.lengths import length
 
-ALIKE = 2.0  # a top eigenvalue that has changed by a larger factor was scaled with all others
-
 
 @dataclass(frozen=True, eq=False)
 class Space:
@@ -149,9 +147,6 @@ def improve(
     for row in known.rows[:k]:
         add(row)
     known = known.times(1 / product.unit)
-    was, now = (float(torch.dot(s.rows[0], s.images[0])) for s in (known, space))
-    if was > 0 and now > 0 and not 1 / ALIKE < now / was < ALIKE:
-        known = known.times(now / was)  # another learning rate in the scale
     old, basis = known.ritz()
     around = known.combine(basis).rows
     waiting = list(range(k, len(around)))  # known, but not looked at here

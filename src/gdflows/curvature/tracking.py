@@ -21,6 +21,7 @@ from gdflows.curvature.lanczos import hidden
 from gdflows.curvature.subspace import Solved, Space, improve
 from gdflows.curvature.units import Operator, double
 from gdflows.errors import InputError
+from gdflows.lengths import length
 from gdflows.objective import Objective, Point
 
 FORGET = 0.7  # how slowly the choice of the better precursor forgets
@@ -29,6 +30,7 @@ LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of
 NEAR = 0.05  # a guard this close (relatively) below the k-th is computed anew at each point,
 SELDOM = 5  # and any other one so often
 DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
+JUMP = 1.4  # a scale that has changed by a larger factor is that of another learning rate
 LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
 
 
@@ -109,6 +111,7 @@ class Tracker:
         self._past: list[Space] = []  # the last two, latest last
         self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
         self._updates = 0
+        self._size = 1.0  # of the last scale
         self._guard = (0, -math.inf)  # k, and the eigenvalue after the k-th, when last computed
 
     def update(self, theta: Tensor | Point, *, scale: Tensor | None = None) -> Tracked:
@@ -140,6 +143,7 @@ class Tracker:
         if theta.numel() < self.k:
             raise InputError(f"{self.k} eigenvalues of {theta.numel()} parameters are too many.")
         product = scaled_product(point, scale)
+        self._rescale(scale)
         if theta.numel() <= DENSE * keep:
             solved = whole_spectrum(product, theta)
             values = solved.values
@@ -175,14 +179,21 @@ class Tracker:
     def state_dict(self) -> dict:
         """Everything that the next update depends on."""
         past = [(space.rows, space.images) for space in self._past]
-        rest = {"likeness": list(self._likeness), "updates": self._updates}
+        rest = {"likeness": list(self._likeness), "updates": self._updates, "size": self._size}
         return {"past": past, "guard": self._guard, **rest}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from where :meth:`state_dict` was taken, to the same bits."""
         self._past = [Space(*pair) for pair in state["past"]]
         self._likeness, self._updates = list(state["likeness"]), state["updates"]
-        self._guard = tuple(state["guard"])
+        self._guard, self._size = tuple(state["guard"]), state.get("size", 1.0)
+
+    def _rescale(self, scale: Tensor | None) -> None:
+        """What is known, in the units of another learning rate, if the scale has jumped to one."""
+        size = 1.0 if scale is None else length(scale) / scale.numel() ** 0.5
+        before, self._size = self._size, size
+        if size > 0 and before > 0 and not 1 / JUMP < size / before < JUMP:
+            self._past = [space.times((size / before) ** 2) for space in self._past]
 
     def _precursor(self) -> Space:
         nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]
