@@ -88,6 +88,16 @@ def test_cost_and_state(edge):
     assert a.hvps == E.cost["hvps"] - before
     b = second.update(E.at(path[7]))
     assert torch.equal(a.values, b.values) and torch.equal(a.vectors, b.vectors)
+    third, old = Tracker(E), first.state_dict()
+    del old["sizes"]  # as states were before
+    third.load_state_dict(old)
+    scale = torch.full_like(path[8], 0.1)
+    torch.testing.assert_close(
+        third.update(path[8], scale=scale).values,
+        0.01 * first.update(path[8]).values,
+        rtol=2e-3,
+        atol=0,
+    )
 
 
 def test_preconditioned(edge):

@@ -178,9 +178,7 @@ def improve(
             add(outside[i] / bulk[i] + (inside[i] / alike(gaps[i], inside)) @ around) for i in worst
         ):
             rest = space.combine(coefficients)
-            found = Solved(
-                wanted, rest.residuals(wanted), rest, products, float(values.abs().max())
-            )
+            found = Solved(wanted, lengths(residuals), rest, products, float(values.abs().max()))
             return found.times(product.unit)
         if products > most:
             raise ConvergenceError(

@@ -30,7 +30,7 @@ LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of
 NEAR = 0.05  # a guard this close (relatively) below the k-th is computed anew at each point,
 SELDOM = 5  # and any other one so often
 DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
-JUMP = 1.4  # a scale that has changed by a larger factor is that of another learning rate
+ALIKE = 2.0  # a scale that is larger or smaller by more has scaled the old images too
 LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
 
 
@@ -110,8 +110,8 @@ class Tracker:
         self.guards, self.check_every = guards, check_every
         self._past: list[Space] = []  # the last two, latest last
         self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
+        self._sizes = [1.0, 1.0]  # of the scales that belong to them
         self._updates = 0
-        self._size = 1.0  # of the last scale
         self._guard = (0, -math.inf)  # k, and the eigenvalue after the k-th, when last computed
 
     def update(self, theta: Tensor | Point, *, scale: Tensor | None = None) -> Tracked:
@@ -143,7 +143,6 @@ class Tracker:
         if theta.numel() < self.k:
             raise InputError(f"{self.k} eigenvalues of {theta.numel()} parameters are too many.")
         product = scaled_product(point, scale)
-        self._rescale(scale)
         if theta.numel() <= DENSE * keep:
             solved = whole_spectrum(product, theta)
             values = solved.values
@@ -152,7 +151,8 @@ class Tracker:
             return Tracked(**vars(pairs), since_check=0, following=following)
         since = self._updates % self.check_every
         self._updates += 1
-        known = self._precursor() if self._past else None
+        size = 1.0 if scale is None else length(scale) ** 2
+        known = self._precursor(size) if self._past else None
         if known is None or len(known.rows) < self.k or not known.images[0].any():
             certain = self.k > 1 or self.guards > 1
             solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
@@ -169,6 +169,7 @@ class Tracker:
             if since == 0:
                 solved = self._checked(product, point, solved)
         self._keep(solved, known)
+        self._sizes = [self._sizes[-1], size]
         pairs = pairs_of(solved, self.k, 1, theta)
         kept = solved.kept
         if len(kept.rows) > self.k:
@@ -179,25 +180,21 @@ class Tracker:
     def state_dict(self) -> dict:
         """Everything that the next update depends on."""
         past = [(space.rows, space.images) for space in self._past]
-        rest = {"likeness": list(self._likeness), "updates": self._updates, "size": self._size}
-        return {"past": past, "guard": self._guard, **rest}
+        rest = {"likeness": list(self._likeness), "updates": self._updates}
+        return {"past": past, "guard": self._guard, "sizes": list(self._sizes), **rest}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from where :meth:`state_dict` was taken, to the same bits."""
         self._past = [Space(*pair) for pair in state["past"]]
         self._likeness, self._updates = list(state["likeness"]), state["updates"]
-        self._guard, self._size = tuple(state["guard"]), state.get("size", 1.0)
+        self._guard = tuple(state["guard"])
+        self._sizes = list(state.get("sizes", [math.nan] * 2))  # older states have none
 
-    def _rescale(self, scale: Tensor | None) -> None:
-        """What is known, in the units of another learning rate, if the scale has jumped to one."""
-        size = 1.0 if scale is None else length(scale) / scale.numel() ** 0.5
-        before, self._size = self._size, size
-        if size > 0 and before > 0 and not 1 / JUMP < size / before < JUMP:
-            self._past = [space.times((size / before) ** 2) for space in self._past]
-
-    def _precursor(self) -> Space:
+    def _precursor(self, size: float) -> Space:
         nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]
-        return self._past[-1 if nearer else -2]
+        at = -1 if nearer else -2
+        grown = size / self._sizes[at] if self._sizes[at] > 0 else 0.0
+        return self._past[at].times(grown if grown > ALIKE or grown < 1 / ALIKE else 1.0)
 
     def _checked(self, product: Operator, point: Point, solved: Solved) -> Solved:
         """The same, or the better of two once a random look has met something larger."""
