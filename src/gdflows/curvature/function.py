@@ -297,18 +297,22 @@ class _Spectral:
         return float(lost * self.condition)
 
 
+class RoundingError(ConvergenceError):
+    """Rounding would take more than half of the digits of φ(H)v at this θ."""
+
+
 def _refuse(loss: float, tol: float, eps: float, v: Tensor) -> None:
     """An error where rounding leaves less than half of the digits."""
     if loss <= max(tol, eps**0.5):
         return
     left = f"all but {max(0.0, -np.log10(loss)):.0f} digits"
     if v.is_complex():
-        raise ConvergenceError(
+        raise RoundingError(
             "The Hessian at this complex θ is close to having no basis of eigenvectors, or φ to "
             f"being infinite, and rounding in {v.dtype} would take {left}: use method='krylov', "
             "or restart from the real part of θ."
         )
-    raise ConvergenceError(
+    raise RoundingError(
         f"Rounding in {v.dtype} would take {left} of φ(H)v: φ is steep at an eigenvalue, or large "
         "where v has next to nothing. Use float64, a larger tol, or a tamer φ."
     )

@@ -233,4 +233,4 @@ class PrincipalFlow(Flow):
                 eigenvalue=e.eigenvalue,
             ) from e
         except ConvergenceError as e:
-            raise ConvergenceError(f"The principal flow at lr = {self.lr:g}: {e}") from e
+            raise type(e)(f"The principal flow at lr = {self.lr:g}: {e}") from e

@@ -58,7 +58,7 @@ class Objective(Evaluation):
     derivatives are symmetric, and that they and the gradient agree with differences (about four
     gradients, two products, three values). At the first third derivative: that it agrees with a
     difference of products (three gradients, three products). They are made once and are not
-    counted in :attr:`cost`; :attr:`checks` says how well each held. Differences tell nothing
+    counted in :attr:`cost`; ``E.checks`` says how well each held. Differences tell nothing
     about losses with kinks (ReLU) in single precision.
 
     The vector's dtype and device are the caller's and are never changed. Complex vectors are

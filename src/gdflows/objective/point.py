@@ -56,7 +56,7 @@ class Point:
         return e, g
 
     def linear_operator(self) -> LinearOperator:
-        """The Hessian as a :class:`scipy.sparse.linalg.LinearOperator`, for scipy's solvers.
+        """The Hessian as a ``scipy.sparse.linalg.LinearOperator``, for scipy's solvers.
 
         ``eigsh``, ``cg``, ``minres``, … take it for a matrix, of θ's dtype; a product costs one
         Hessian-vector product. For torch the method :meth:`hvp` is that function already.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows.curvature.function import RoundingError
 from gdflows.errors import NonFiniteError
 from gdflows.flows.base import Flow
 
@@ -53,7 +54,7 @@ class State:
         theta, companions = self.unpack(y)
         try:
             rate = self.pack(*self.flow.field(theta, **companions))
-        except NonFiniteError as e:
+        except (NonFiniteError, RoundingError) as e:
             if self.strict:
                 raise
             # A trial step may leave the loss's domain; a NaN makes the solver try a shorter one.
