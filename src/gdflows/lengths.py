@@ -25,11 +25,21 @@ def length(x: Tensor) -> float:
     return unit_vector(x)[1]
 
 
+def largest_entry(x: Tensor) -> float:
+    """The largest magnitude of an entry: zero for zeros only, NaN or inf if one is not finite.
+
+    Of complex entries, the larger of real and imaginary part. One fast pass, several times faster
+    than ``isfinite`` or a norm of infinite order.
+    """
+    low, high = torch.aminmax(torch.view_as_real(x) if x.is_complex() else x)
+    return float(torch.maximum(-low, high))
+
+
 def unit_vector(x: Tensor) -> tuple[Tensor, float]:
     """x over its length, and the length; zero and what is not finite are left as they are."""
     norm, size = float(torch.linalg.vector_norm(x)), 1.0
     if not SAFE[0] < norm < SAFE[1]:
-        largest = float(x.abs().max())
+        largest = largest_entry(x)
         if largest == 0 or not math.isfinite(largest):
             return x, largest
         size = power(largest, x.dtype)

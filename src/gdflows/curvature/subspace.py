@@ -138,8 +138,9 @@ def improve(
         if not left > 100 * torch.finfo(row.dtype).eps * size:
             return False
         row = row / left
-        row = row - (space.rows @ row) @ space.rows  # once more: little may have been left
-        row = row / torch.linalg.vector_norm(row)
+        if left < 0.1 * size:  # rounding has grown with what was taken away
+            row = row - (space.rows @ row) @ space.rows
+            row = row / torch.linalg.vector_norm(row)
         space = space.join(Space(row[None], product(row)[None]))
         products += 1
         return True

@@ -21,7 +21,7 @@ from gdflows.curvature.lanczos import hidden
 from gdflows.curvature.subspace import Solved, Space, improve
 from gdflows.curvature.units import Operator, double
 from gdflows.errors import InputError
-from gdflows.lengths import length
+from gdflows.lengths import largest_entry, length
 from gdflows.objective import Objective, Point
 
 FORGET = 0.7  # how slowly the choice of the better precursor forgets
@@ -153,7 +153,7 @@ class Tracker:
         self._updates += 1
         size = 1.0 if scale is None else length(scale) ** 2
         known = self._precursor(size) if self._past else None
-        if known is None or len(known.rows) < self.k or not known.images[0].any():
+        if known is None or len(known.rows) < self.k or not largest_entry(known.images[0]):
             certain = self.k > 1 or self.guards > 1
             solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
             since = 0

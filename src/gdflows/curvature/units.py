@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gdflows.errors import NonFiniteError
-from gdflows.lengths import power
+from gdflows.lengths import largest_entry, power
 
 USUAL = (1e-8, 1e8)  # largest entries of a product that need no unit
 
@@ -75,7 +75,7 @@ class Operator:
     def __call__(self, v: Tensor) -> Tensor:
         w = self._product(v)
         if self._size is None:
-            size = float(torch.linalg.vector_norm(w, torch.inf))
+            size = largest_entry(w)
             if not math.isfinite(size):
                 raise NonFiniteError(
                     f"A product with the scaled Hessian is not finite in {w.dtype}: use float64, "

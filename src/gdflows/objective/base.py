@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gdflows.arguments import whole
 from gdflows.errors import InputError
 from gdflows.objective.derivatives import derivative, pull, pull_all
 from gdflows.objective.evaluation import Evaluation
@@ -102,8 +103,8 @@ class Objective(Evaluation):
             )
         if theta0 is not None:
             dim = theta0.numel() if dim is None else dim
-        if dim is not None and dim < 1:
-            raise InputError(f"dim must be at least 1, got {dim}.")
+        if dim is not None:
+            dim = whole(dim, "dim")
         self._setup([Term(function)], dim, theta0, constant=constant, seed=seed, check=check)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gdflows import parallel
 from gdflows.errors import InputError, NonFiniteError
+from gdflows.lengths import largest_entry
 from gdflows.objective import checks
 from gdflows.objective.derivatives import explained
 from gdflows.objective.graph import twice_differentiable
@@ -185,7 +187,7 @@ class Evaluation:
         return parallel.total(part) if self.shared else part
 
     def _finite(self, value: Tensor, what: str, theta: Tensor) -> Tensor:
-        if not torch.isfinite(value).all():
+        if not math.isfinite(largest_entry(value.detach())):
             norm = torch.linalg.vector_norm(theta.detach()).item()
             raise NonFiniteError(
                 f"The {what} is not finite at ‖θ‖ = {norm:.3g}. "
