@@ -14,6 +14,7 @@ from gdflows.errors import ConvergenceError, InputError, NonFiniteError
 from gdflows.problems.building import ACTIVATIONS
 
 _TOLERANCE = 1e-12
+_SMALL = 1e-4  # what is smaller than that is accurate in absolute terms
 _ENDLESS = 1e12
 
 
@@ -184,19 +185,22 @@ def mean_field_limit(
     """
     squares = _squares(activation)
     sigma_w, sigma_b = _scales(sigma_w, sigma_b)
-
-    def layer(q):
-        return sigma_w**2 * squares(q)[0] + sigma_b**2
-
-    q = np.ones(sigma_w.shape)
+    shape = sigma_w.shape
+    ws, bs = sigma_w.ravel() ** 2, sigma_b.ravel() ** 2
+    settled = np.ones(ws.size)
+    moving = np.arange(ws.size)
     for sweep in range(200):
+        w, b, q = ws[moving], bs[moving], settled[moving]
+
+        def layer(q, w=w, b=b):
+            return w * squares(q, slope=False) + b
+
         first = layer(q)
-        second = layer(first)
         off = np.abs(first - q)
-        if (off <= _TOLERANCE * np.maximum(q, _TOLERANCE)).all() or sweep == 199:
-            break
+        at_rest = (off <= _TOLERANCE * np.maximum(q, _SMALL)) | (q >= _ENDLESS)
+        second = layer(first)
         best = second
-        if sweep >= 10:
+        if sweep >= 5:
             bend = second - 2 * first + q
             with np.errstate(divide="ignore", invalid="ignore"):
                 leap = q - (first - q) ** 2 / bend
@@ -205,21 +209,23 @@ def mean_field_limit(
             leap = np.where(usable, leap, second)
             closer = np.abs(layer(leap) - leap) <= np.abs(layer(second) - second)
             best = np.where(closer, leap, second)
-        q = np.minimum(best, _ENDLESS)
-    endless = (q >= _ENDLESS) & (first >= q)
-    unsettled = ~endless & (off > 1e-6 * np.maximum(q, 1e-6))
-    if unsettled.any():
-        at = np.unravel_index(int(unsettled.argmax()), unsettled.shape)
+        settled[moving] = np.where(at_rest, q, np.minimum(best, _ENDLESS))
+        moving = moving[~at_rest]
+        if not moving.size:
+            break
+    else:
+        w, b = np.sqrt(ws[moving[0]]), np.sqrt(bs[moving[0]])
         raise ConvergenceError(
-            f"The signal does not settle at sigma_w = {sigma_w[at]:g}, sigma_b = {sigma_b[at]:g}: "
-            "its variance goes on moving after 200 sweeps. Look at the layers with mean_field."
+            f"The signal does not settle at sigma_w = {w:g}, sigma_b = {b:g}: its variance goes "
+            "on moving after 200 sweeps. Look at the layers with mean_field."
         )
-    chi = np.asarray(sigma_w**2 * squares(q)[1])
-    return np.where(endless, np.inf, q), chi
+    chi = ws * squares(settled)[1]
+    settled[settled >= _ENDLESS] = np.inf
+    return settled.reshape(shape), chi.reshape(shape)
 
 
-def _squares(activation) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """From q to E φ(√q Z)² and E φ'(√q Z)², both of q's shape."""
+def _squares(activation) -> Callable:
+    """From q to E φ(√q Z)² and, if asked, E φ'(√q Z)², both of q's shape."""
     if activation == "linear":
         function = torch.nn.Identity()
     elif isinstance(activation, str):
@@ -236,17 +242,20 @@ def _squares(activation) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]
             f"activation must be a name or a function of a tensor, got {type(activation).__name__}."
         )
 
-    def averages(q):
-        z = torch.as_tensor(np.sqrt(q)[..., None] * _NODES).requires_grad_()
-        with torch.enable_grad():
+    def averages(q, slope=True):
+        z = torch.as_tensor(np.sqrt(q)[..., None] * _NODES).requires_grad_(slope)
+        with torch.set_grad_enabled(slope):
             value = function(z)
-            (slope,) = torch.autograd.grad(value.sum(), z)
-        if not (torch.isfinite(value).all() and torch.isfinite(slope).all()):
+        parts = [value.detach()]
+        if slope:
+            parts += torch.autograd.grad(value.sum(), z)
+        if not all(torch.isfinite(part).all() for part in parts):
             raise NonFiniteError(
                 "The activation or its slope is not finite at all numbers that a normal variable "
                 f"of variance {q.max():.3g} takes: choose another, or smaller scales."
             )
-        return value.detach().numpy() ** 2 @ _WEIGHTS, slope.numpy() ** 2 @ _WEIGHTS
+        found = [part.numpy() ** 2 @ _WEIGHTS for part in parts]
+        return found if slope else found[0]
 
     return averages
 
