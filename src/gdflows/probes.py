@@ -11,6 +11,7 @@ import torch
 from gdflows.curvature.eigen import extreme_eigenpairs
 from gdflows.errors import InputError
 from gdflows.objective import FlatModule, Point
+from gdflows.problems.balance import balancedness, layer_names
 
 
 def loss(point: Point) -> float:
@@ -43,3 +44,18 @@ def layer_gradient_norms(point: Point) -> dict[str, float]:
         raise InputError("Only an objective made by Objective.from_module has layers.")
     parts = point.objective.unflatten(point.grad)
     return {name: float(torch.linalg.vector_norm(g)) for name, g in parts.items()}
+
+
+def imbalance(point: Point, *, units: bool = False) -> dict[str, float]:
+    """How far each pair of neighbouring layers is from balance; the gradient flow conserves it.
+
+    The Frobenius norm of :func:`gdflows.problems.balancedness`, by the names of the two layers,
+    as in ``"linear1, linear2"``. For layers with a ReLU between them, whose units alone have
+    conserved quantities, the norm of those: ``units=True``.
+    """
+    names = layer_names(point.objective)
+    found = balancedness(point.objective, point.theta, units=units)
+    return {
+        f"{name}, {after}": float(torch.linalg.vector_norm(q))
+        for name, after, q in zip(names, names[1:], found, strict=False)
+    }

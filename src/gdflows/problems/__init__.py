@@ -5,15 +5,19 @@ set are joined into one by :func:`classification`.
 """
 
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
+from gdflows.problems.balance import balancedness
 from gdflows.problems.classification import classification
 from gdflows.problems.data import Dataset, load, text
 from gdflows.problems.language import gpt
 from gdflows.problems.losses import cross_entropy, squared_error
 from gdflows.problems.networks import conv, deep_linear, mlp
+from gdflows.problems.signals import MeanField, mean_field, mean_field_limit
 from gdflows.problems.vision import resnet18, vgg11, vit
 
 __all__ = [
     "Dataset",
+    "MeanField",
+    "balancedness",
     "banana",
     "classification",
     "concave",
@@ -24,6 +28,8 @@ __all__ = [
     "deep_linear",
     "gpt",
     "load",
+    "mean_field",
+    "mean_field_limit",
     "mlp",
     "product",
     "quadratic",
