@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gdflows.objective import Objective, Point
     from gdflows.training import SharpnessMonitor, suggest_lr
     from gdflows.trajectory import Trajectory
-    from gdflows.walking import descend, integrate
+    from gdflows.walking import descend, drift_bound, integrate
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "bseries",
     "curvature",
     "descend",
+    "drift_bound",
     "errors",
     "flows",
     "integrate",
@@ -59,6 +60,7 @@ _FROM = {
     "SharpnessMonitor": "training",
     "Trajectory": "trajectory",
     "descend": "walking",
+    "drift_bound": "walking",
     "integrate": "walking",
     "stability_coefficients": "flows",
     "suggest_lr": "training",
