@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         problems,
         runs,
     )
+    from gdflows.experiments.leaderboard import leaderboard
     from gdflows.flows import stability_coefficients
     from gdflows.objective import Objective, Point
     from gdflows.training import SharpnessMonitor, suggest_lr
@@ -43,6 +44,7 @@ __all__ = [
     "flows",
     "integrate",
     "landscape",
+    "leaderboard",
     "optim",
     "plotting",
     "probes",
@@ -62,6 +64,7 @@ _FROM = {
     "descend": "walking",
     "drift_bound": "walking",
     "integrate": "walking",
+    "leaderboard": "experiments.leaderboard",
     "stability_coefficients": "flows",
     "suggest_lr": "training",
 }
