@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gdflows.objective import Objective, Point
     from gdflows.training import SharpnessMonitor, suggest_lr
     from gdflows.trajectory import Trajectory
-    from gdflows.walking import descend, integrate
+    from gdflows.walking import descend, drift_bound, integrate
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "bseries",
     "curvature",
     "descend",
+    "drift_bound",
     "errors",
     "flows",
     "integrate",
@@ -61,8 +62,9 @@ _FROM = {
     "SharpnessMonitor": "training",
     "Trajectory": "trajectory",
     "descend": "walking",
-    "leaderboard": "experiments.leaderboard",
+    "drift_bound": "walking",
     "integrate": "walking",
+    "leaderboard": "experiments.leaderboard",
     "stability_coefficients": "flows",
     "suggest_lr": "training",
 }

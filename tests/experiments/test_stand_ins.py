@@ -21,6 +21,7 @@ SMALLER = {
     "edge-models": {"n": 4, "start": 1, "every": 1, "steps": 1, "rtol": 1e-2},
     "eos": {"n": 20, "widths": "8-8", "every": 1, "steps": 2},
     "step-size": {"n": 20, "every": 1, "steps": 2},
+    "step-size-trained": {"n": 20, "every": 1, "steps": 2, "seeds": 1},
     "one-step": {"n": 20},
 }
 # The transformers' fields cost so much that they follow some of their flows only.

@@ -82,7 +82,7 @@ def step_size(
     found = samples(data, getattr(torch, dtype))
     shape, classes = found.x_train.shape[1:], len(found.classes)
     like = {"scale": scale, "seed": seed, "dtype": getattr(torch, dtype), "device": device}
-    net = _network(network, shape, classes, init="xavier", **like)
+    net = small_network(network, shape, classes, init="xavier", **like)
     objective = problems.classification(found, net, n=n)
     start = objective.theta0
     base, tables, ratios = None, [], (1, *RATIOS)
@@ -104,7 +104,8 @@ def step_size(
     return pd.concat(tables, ignore_index=True)
 
 
-def _network(name, shape, classes, **common):
+def small_network(name, shape, classes, **common):
+    """A network of the studies of the step, without biases."""
     widths = [shape.numel(), 50, 50, classes]
     if name == "fc-linear":
         return problems.deep_linear(widths, **common)

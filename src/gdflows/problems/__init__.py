@@ -7,7 +7,7 @@ set are joined into one by :func:`classification`.
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
 from gdflows.problems.balance import balancedness
 from gdflows.problems.classification import classification
-from gdflows.problems.data import Dataset, load, text
+from gdflows.problems.data import Dataset, load, text, whiten
 from gdflows.problems.language import gpt
 from gdflows.problems.losses import cross_entropy, squared_error
 from gdflows.problems.networks import conv, deep_linear, mlp
@@ -39,4 +39,5 @@ __all__ = [
     "valley",
     "vgg11",
     "vit",
+    "whiten",
 ]

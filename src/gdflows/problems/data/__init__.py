@@ -8,5 +8,6 @@ from gdflows.problems.data.dataset import Dataset
 from gdflows.problems.data.files import FILES
 from gdflows.problems.data.sets import at_hand, load, text
 from gdflows.problems.data.sources import NAMES
+from gdflows.problems.data.whitening import whiten
 
-__all__ = ["FILES", "NAMES", "Dataset", "at_hand", "load", "text"]
+__all__ = ["FILES", "NAMES", "Dataset", "at_hand", "load", "text", "whiten"]
