@@ -59,8 +59,8 @@ class Truncated(Flow):
               - \dots
 
     with :math:`g = \nabla E`, :math:`H = \nabla^2 E`, :math:`T = \nabla^3 E`. One step of gradient
-    descent leaves it by :math:`O(h^{n+2})`. Order 0 is the NGF, order 1 the IGR flow, order 2 the
-    third-order flow of Rosca et al.
+    descent leaves it by :math:`O(h^{n+2})`. Order 0 is the NGF, order 1 the IGR flow, order 2
+    what Rosca et al. call the third-order flow.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Truncated(Flow):
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         self.order, self.method = order, method
         self.series = modified_equation("explicit-euler", order)  # checks the order
-        self.label = {0: "NGF", 1: "IGR", 2: "third order"}.get(order, f"order {order}")
+        self.label = {0: "NGF", 1: "IGR"}.get(order, f"order {order}")
         if series is not None:
             if method != "derivatives":
                 raise InputError(
@@ -187,9 +187,9 @@ class Truncated(Flow):
 
 
 def third_order_nonprincipal(objective: Objective, theta: Tensor, lr: float) -> Tensor:
-    r"""The non-principal term of third order, :math:`-\frac{h^2}{12}\nabla^3E[\nabla E, \nabla E]`.
+    r"""The non-principal term of order 2, :math:`-\frac{h^2}{12}\nabla^3E[\nabla E, \nabla E]`.
 
-    What the third-order flow has beside the powers of the Hessian.
+    What the truncation of order 2 has beside the powers of the Hessian.
 
     Parameters
     ----------
