@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gdflows.bseries import ModifiedEquation, Tree, modified_equation
+from gdflows.bseries import ModifiedEquation, modified_equation
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
 from gdflows.objective import Objective
@@ -127,6 +127,7 @@ class Truncated(Flow):
             if order > series.order:
                 raise InputError(f"The series given stops at h^{series.order}, below {order}.")
             self.series, self.label = series, f"{series.name}, order {order}"
+        self._field = self.series(objective, order)
         self._unchecked = order >= 2 and method == "derivatives"
         if self._unchecked and objective.theta0 is not None:
             self._check_smooth(objective.theta0)
@@ -155,22 +156,7 @@ class Truncated(Flow):
     def _derivatives(self, theta: Tensor) -> Tensor:
         if self._unchecked:
             self._check_smooth(theta)
-        point = self.objective.at(theta)
-        known: dict[Tree, Tensor] = {}
-
-        def differential(tree: Tree) -> Tensor:
-            """F(τ) of the field −∇E."""
-            if tree not in known:
-                if not tree.branches:
-                    known[tree] = -point.grad
-                else:
-                    known[tree] = -point.contract(*(differential(b) for b in tree.branches))
-            return known[tree]
-
-        out = torch.zeros_like(theta)
-        for term in (t for n in range(self.order + 1) for t in self.series.terms(n)):
-            out += self.lr**term.order * float(term.coefficient) * differential(term.tree)
-        return out
+        return self._field(theta, self.lr)
 
     def _differences(self, theta: Tensor) -> Tensor:
         # θ_{k+1} − θ_k = −h g(θ_k): the differences of the iterates without cancellation at k = 1
