@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         problems,
         runs,
     )
+    from gdflows.experiments.leaderboard import leaderboard
     from gdflows.flows import stability_coefficients
     from gdflows.objective import Objective, Point
     from gdflows.training import SharpnessMonitor, suggest_lr
@@ -42,6 +43,7 @@ __all__ = [
     "flows",
     "integrate",
     "landscape",
+    "leaderboard",
     "optim",
     "plotting",
     "probes",
@@ -59,6 +61,7 @@ _FROM = {
     "SharpnessMonitor": "training",
     "Trajectory": "trajectory",
     "descend": "walking",
+    "leaderboard": "experiments.leaderboard",
     "integrate": "walking",
     "stability_coefficients": "flows",
     "suggest_lr": "training",

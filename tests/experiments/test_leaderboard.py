@@ -1,0 +1,109 @@
+"""The table of models: the filter, the phases, and scores against what is known exactly."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import gdflows as gf
+from gdflows.errors import InputError
+from gdflows.experiments.leaderboard import MODELS, Leaderboard, _phased, model
+
+f64 = torch.float64
+
+
+def test_the_filter_splits_a_path_and_bends_it_little():
+    """On a quadratic both parts are known: x = 0.1 moves smoothly, x = 1.9 swings."""
+    E = gf.problems.quadratic(torch.tensor([0.1, 1.9], dtype=f64))
+    theta = torch.tensor([1.0, 1.0], dtype=f64)
+    seen = gf.leaderboard(E, theta, lr=1.0, steps=20, every=5, flows=["NGF"]).paths
+    truth = seen[seen.model == "GD"]
+    # the swinging part is multiplied by cosines of the filter: 1 − sin⁶ of half the angle
+    assert truth.oscillation.to_numpy() == pytest.approx(0.9 ** truth.step.to_numpy(), rel=0.02)
+    # NGF's error at the centre: |0.9ᵏ − e^(−0.1k)|, and 2ⁿᵈ coordinate e^(−1.9k)
+    k = seen[seen.model == "NGF"].step.to_numpy()
+    exact = np.hypot(0.9**k - np.exp(-0.1 * k), np.exp(-1.9 * k))
+    # what the filter adds: of the smooth part its sixth difference, of the swing its change
+    assert seen[seen.model == "NGF"].centre_error.to_numpy() == pytest.approx(exact, abs=2e-3)
+
+
+def test_phases_follow_the_edge_and_the_outbreak():
+    rows = pd.DataFrame({"x": [1.9, 2.1, 2.3, 1.9, 2.0], "push": [0.5, 0.0, 0.05, 0.2, 0.0],
+                         "oscillation": [1.0, 1e-9, 1e-3, 0.5, 0.1]})
+    found = _phased(rows)
+    assert list(found.phase) == ["before", "quiet", "quiet", "after", "after"]
+    assert set(found.level) == {0.5}
+    assert _phased(rows[:2]).level.isna().all()
+
+
+@pytest.fixture(scope="module")
+def board():
+    E = gf.problems.valley()
+    names = ["NGF", "rod", "rod + noise + slow", "principal rod 2"]
+    return gf.leaderboard(E, E.theta0, lr=0.05, steps=120, every=10, flows=names)
+
+
+def test_on_the_valley_the_better_model_wins(board):
+    table = board.table.set_index(["model", "phase"])
+    last = table.xs("after", level="phase")
+    assert last.centre["principal rod 2"] < last.centre["rod"] < last.centre["NGF"]
+    assert last.better["principal rod 2"] > 0.5 and last.better["NGF"] == 0
+    assert abs(last.outbreak["principal rod 2"]) <= 10 and last.missed["NGF"] == 1
+
+
+def test_a_flow_of_ones_own_takes_part_under_its_name(board):
+    E = gf.problems.valley()
+    own = {"mine": gf.flows.PrincipalRodFlow(E, 0.05, order=2)}
+    seen = gf.leaderboard(E, E.theta0, lr=0.05, steps=120, every=10, flows=own).paths
+    a = seen[seen.model == "mine"].centre_error.to_numpy()
+    b = board.paths[board.paths.model == "principal rod 2"].centre_error.to_numpy()
+    np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_a_path_that_ends_early_counts_as_lost():
+    rows = [{"seed": 0, "model": "GD", "step": k, "phase": "before", "level": math.nan,
+             "oscillation": 0.0} for k in (10, 20)]
+    errors = dict.fromkeys(("centre_error", "iterates_error", "loss_error", "sharpness_error"))
+    rows += [{"seed": 0, "model": "a", "step": 10, "oscillation": 0.0}
+             | {name: 1.0 for name in errors}]
+    rows += [{"seed": 0, "model": "b", "step": k, "oscillation": 0.0}
+             | {name: 9.0 for name in errors} for k in (10, 20)]
+    table = Leaderboard(pd.DataFrame(rows)).table.set_index("model")
+    assert table.worst["a"] == math.inf and table.better["a"] == 0.5
+    assert table.better["b"] == 0.5  # where a is lost
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_known_by_its_name(name):
+    E = gf.problems.valley()
+    assert isinstance(model(name, E, 0.05), gf.flows.Flow)
+    assert model(name, E, 0.05).lr in (0.05, None)
+
+
+def test_options_reach_the_flow():
+    flow = model("edge + noise + slow", gf.problems.valley(), 0.05)
+    assert (flow.noise, flow.begins) == ("float", "slow")
+    assert model("principal rod 1 + no noise + pair", gf.problems.valley(), 0.05).noise == 0
+
+
+@pytest.mark.parametrize(
+    ("flows", "word"),
+    [(["NFG"], "Unknown model"), (["rod + loud"], "Unknown model"), (["NGF + noise"], "neither"),
+     ([gf.flows.NGF(gf.problems.valley())] * 2, "same name"),
+     ([gf.flows.NGF(gf.problems.cosh())], "another objective")],
+)
+def test_what_cannot_take_part_is_refused(flows, word):
+    E = gf.problems.valley()
+    with pytest.raises(InputError, match=word):
+        gf.leaderboard(E, E.theta0, lr=0.05, steps=10, flows=flows)
+
+
+def test_its_picture_can_be_drawn(board):
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure()
+    board.plot(figure)
+    assert len(figure.axes) == 3 and len(figure.axes[2].lines) == 4
+    plt.close(figure)
