@@ -1,7 +1,7 @@
 """Rooted trees with two colours, for a system whose two parts a method treats differently.
 
-For dy/dt = f(y, z), dz/dt = g(y, z) a vertex of the colour ``"y"`` stands for f and one of the
-colour ``"z"`` for g; a branch of the colour y is a derivative with respect to y.
+For dy/dt = fʸ(y, z), dz/dt = fᶻ(y, z) a vertex of the colour ``"y"`` stands for fʸ and one of
+the colour ``"z"`` for fᶻ; a branch of the colour y is a derivative with respect to y.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Partitioned methods: symplectic Euler, Störmer–Verlet, and their modified equations.
 
-For a system :math:`\dot y = f(y, z)`, :math:`\dot z = g(y, z)` a partitioned method treats y with
-one Runge-Kutta tableau and z with another. Its series run over trees with two colours.
+For a system :math:`\dot y = f^y(y, z)`, :math:`\dot z = f^z(y, z)` a partitioned method treats y
+with one Runge-Kutta tableau and z with another. Its series run over trees with two colours.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class PartitionedMethod:
     r"""A partitioned Runge-Kutta method, in exact arithmetic.
 
-    .. math:: k_i &= f\Bigl(y + h \sum_j A_{ij} k_j,\; z + h \sum_j \hat A_{ij} l_j\Bigr), \qquad
+    .. math:: k_i &= f^y\Bigl(y + h \sum_j A_{ij} k_j,\; z + h \sum_j \hat A_{ij} l_j\Bigr), \qquad
               y_1 = y + h \sum_i b_i k_i \\
-              l_i &= g\Bigl(y + h \sum_j A_{ij} k_j,\; z + h \sum_j \hat A_{ij} l_j\Bigr), \qquad
+              l_i &= f^z\Bigl(y + h \sum_j A_{ij} k_j,\; z + h \sum_j \hat A_{ij} l_j\Bigr), \qquad
               z_1 = z + h \sum_i \hat b_i l_i
 
     Parameters
@@ -118,12 +118,13 @@ class PartitionedEquation(TreeEquation):
     trees = staticmethod(coloured_trees)
 
     def __call__(self, f: Callable, g: Callable) -> Callable:
-        """The modified field in numbers.
+        r"""The modified field in numbers.
 
         Parameters
         ----------
         f, g : callable
-            dy/dt and dz/dt as functions of torch, ``f(y, z)`` of y's shape and ``g(y, z)`` of z's.
+            :math:`f^y` and :math:`f^z` as functions of torch, ``f(y, z)`` of y's shape and
+            ``g(y, z)`` of z's.
 
         Returns
         -------
@@ -163,12 +164,13 @@ class PartitionedEquation(TreeEquation):
         return field
 
     def for_system(self, f, g, y, z, h: sympy.Symbol | None = None):
-        """The modified field in formulas.
+        r"""The modified field in formulas.
 
         Parameters
         ----------
         f, g : sympy.Expr or sequence of sympy.Expr
-            The right-hand sides of dy/dt and dz/dt, one expression or one a component.
+            The right-hand sides :math:`f^y` of dy/dt and :math:`f^z` of dz/dt, one expression or
+            one a component.
         y, z : sympy.Symbol or sequence of sympy.Symbol
             The variables.
         h : sympy.Symbol, optional
@@ -241,13 +243,14 @@ def partitioned_equation(
 ) -> PartitionedEquation:
     r"""The modified equation of a partitioned method, exactly.
 
-    The method is for :math:`\dot y = f(y, z)`, :math:`\dot z = g(y, z)`. Named are
+    The method is for :math:`\dot y = f^y(y, z)`, :math:`\dot z = f^z(y, z)`. Named are
 
-    - ``"symplectic-euler"``: :math:`z_1 = z + h\,g(y, z_1)`, then :math:`y_1 = y + h f(y, z_1)`;
-    - ``"symplectic-euler-adjoint"``: :math:`y_1 = y + h f(y_1, z)`, then
-      :math:`z_1 = z + h\,g(y_1, z)`;
+    - ``"symplectic-euler"``: :math:`z_1 = z + h f^z(y, z_1)`, then :math:`y_1 = y + h f^y(y, z_1)`;
+    - ``"symplectic-euler-adjoint"``: :math:`y_1 = y + h f^y(y_1, z)`, then
+      :math:`z_1 = z + h f^z(y_1, z)`;
     - ``"stormer-verlet"``: half a step of the first, then half a step of the second; where
-      f depends on z alone and g on y alone, the leapfrog of kick, drift and kick.
+      :math:`f^y` depends on z alone and :math:`f^z` on y alone, the leapfrog of kick, drift and
+      kick.
 
     Parameters
     ----------

@@ -82,15 +82,17 @@ def differential(tree: Tree, style: str, loss: bool = False) -> str:
 
 
 def _coloured(tree: Tree, style: str) -> str:
-    """f_{yz}(f, g): the derivative by its subscripts, ∂²f/∂y∂z; one branch without brackets."""
-    name = {"y": "f", "z": "g"}[tree.colour]
+    """f^y_{yz}(f^y, f^z): the part by its superscript, derivatives by subscripts."""
+    latex = style == "latex"
+    name = f"f^{tree.colour}" if latex else "f" + {"y": "ʸ", "z": "ᶻ"}[tree.colour]
     if not tree.branches:
         return name
-    by = "".join(sorted(b.colour for b in tree.branches))
-    inner = [_coloured(b, style) for b in sorted(tree.branches, key=lambda b: b.colour)]
-    out = f"{name}_{{{by}}}" if style == "latex" else f"{name}_{by}"
+    branches = sorted(tree.branches, key=lambda b: b.colour)
+    by = "".join(b.colour for b in branches)
+    inner = [_coloured(b, style) for b in branches]
+    out = f"{name}_{{{by}}}" if latex else f"{name}_{by}"
     if len(inner) == 1:
-        return f"{out} {inner[0]}" if style == "latex" else f"{out}·{inner[0]}"
+        return f"{out} {inner[0]}" if latex else f"{out}·{inner[0]}"
     return f"{out}({', '.join(inner)})"
 
 
