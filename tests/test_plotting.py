@@ -25,6 +25,19 @@ def test_slope_of_a_power_law(ax):
         gf.plotting.slope(ax, x, -x)
 
 
+def test_one_colour_an_order_and_no_other_model_has_it():
+    orders = gf.plotting.order_colours(7)
+    models = gf.plotting.COLOURS
+    E = gf.problems.quadratic([1.0])
+    labels = [gf.flows.Truncated(E, 0.1, n).label for n in range(8)]
+    assert orders == [models[label] for label in labels] and len(set(orders)) == 8
+    others = {"GD", "PF", "PF + term", "central", "rod", "edge"}
+    assert not set(orders) & {models[name] for name in others}
+    for n in (8, -1, "2"):
+        with pytest.raises(InputError, match="0 to 7"):
+            gf.plotting.order_colours(n)
+
+
 def test_path_draws_the_first_two_parameters(ax):
     gd = gf.descend(gf.problems.quadratic([1.0, 3.0, 5.0]), torch.ones(3).double(), 0.1, 4)
     gf.plotting.path(ax, gd)

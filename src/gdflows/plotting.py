@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -13,21 +15,60 @@ from gdflows.errors import InputError
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
+# Truncated modified equations by the highest power of h kept, n = 0, 1, 2, … No other model of
+# COLOURS shares one.
+_ORDERS = ["#0072B2", "#E69F00", "#56B4E9", "#999933", "#332288", "#661100", "#44AA99", "#DDCC77"]
 #: One colour a model, the same in every figure (Okabe and Ito's palette, told apart by
-#: colour-blind readers too).
+#: colour-blind readers too, and Tol's for the higher orders). The flow cut off after hⁿ is
+#: ``"NGF"`` for n = 0, ``"IGR"`` for n = 1 and ``"order n"`` beyond; see :func:`order_colours`.
 COLOURS = {
     "GD": "#000000",
-    "NGF": "#0072B2",
-    "IGR": "#E69F00",
-    "third order": "#56B4E9",
+    "NGF": _ORDERS[0],
+    "IGR": _ORDERS[1],
+    **{f"order {n}": colour for n, colour in enumerate(_ORDERS)},
     "PF": "#D55E00",
     "PF + term": "#882255",
     "central": "#009E73",
     "rod": "#CC79A7",
     "edge": "#8C6BB1",
 }
+COLOURS["third order"] = COLOURS["order 2"]  # goes as soon as no chapter asks for it
 #: Colours for curves that are not models: learning rates, widths, seeds.
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def order_colours(n: int) -> list[str]:
+    """The colours of the modified equations cut off after h⁰, h¹, …, hⁿ: n + 1 of them.
+
+    The first is that of the NGF, the second that of the IGR flow, in every figure of the book.
+
+    Parameters
+    ----------
+    n : int
+        The highest order, 0 to 7.
+
+    Returns
+    -------
+    list of str
+        ``colours[k]`` belongs to order k.
+
+    Raises
+    ------
+    InputError
+        If n is out of range.
+
+    Examples
+    --------
+    >>> from gdflows.plotting import COLOURS, order_colours
+    >>> order_colours(1) == [COLOURS["NGF"], COLOURS["IGR"]]
+    True
+    """
+    if not isinstance(n, Integral) or not 0 <= n < len(_ORDERS):
+        raise InputError(
+            f"There are colours for the orders 0 to {len(_ORDERS) - 1}, got {n!r}; for more "
+            "curves take a colour map, such as matplotlib's viridis."
+        )
+    return _ORDERS[: n + 1]
 
 
 def style() -> None:

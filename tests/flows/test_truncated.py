@@ -47,7 +47,7 @@ def test_named_cases(net):
     p = E.at(theta)
     third = one - lr**2 / 3 * p.hvp(p.hvp(p.grad)) + third_order_nonprincipal(E, theta, lr)
     torch.testing.assert_close(two, third, rtol=1e-13, atol=1e-16)
-    assert [Truncated(E, lr, n).label for n in range(4)] == ["NGF", "IGR", "third order", "order 3"]
+    assert [Truncated(E, lr, n).label for n in range(4)] == ["NGF", "IGR", "order 2", "order 3"]
 
 
 @pytest.mark.parametrize("order", [0, 3, 6])

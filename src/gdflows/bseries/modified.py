@@ -7,15 +7,16 @@ and their coefficients can be matched one tree at a time, in exact fractions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import factorial
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+from gdflows.bseries.equation import TreeEquation
 from gdflows.bseries.methods import Method, get_method
-from gdflows.bseries.printing import equation, table
-from gdflows.bseries.terms import Term
+from gdflows.bseries.numeric import Field, SeriesField
+from gdflows.bseries.printing import equation
 from gdflows.bseries.trees import Tree, rooted_trees
 from gdflows.errors import InputError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import sympy
 
 
-class ModifiedEquation:
+class ModifiedEquation(TreeEquation):
     """The terms of a modified equation, by order.
 
     Iterating yields the :class:`Term` objects that are not zero, lowest order first.
@@ -48,34 +49,44 @@ class ModifiedEquation:
         name: str,
         left: str | None = None,
     ):
-        self.b, self.order, self.name, self.left = coefficients, order, name, left
+        super().__init__(coefficients, order, name)
+        self.left = left
 
-    def terms(self, order: int, *, zeros: bool = False) -> list[Term]:
-        """The terms of one power of h; also those with coefficient 0, if asked."""
-        if not 0 <= order <= self.order:
-            raise InputError(f"This series has the orders 0 … {self.order}, not {order}.")
-        found = [
-            Term(tree, order, self.b[tree] / tree.symmetry) for tree in rooted_trees(order + 1)
-        ]
-        return [t for t in found if zeros or t.coefficient]
+    # -- in numbers ----------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Term]:
-        for order in range(self.order + 1):
-            yield from self.terms(order)
+    def __call__(self, field: Field, order: int | None = None) -> SeriesField:
+        r"""The modified field in numbers, for one right-hand side f.
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+        Parameters
+        ----------
+        field : Objective or callable
+            f: an objective E stands for f = −∇E; otherwise any function of torch from y to
+            dy/dt, of y's shape ``(D,)``, as often differentiable as the order asks.
+        order : int, optional
+            Cut off after this power of h, the series' last by default.
 
-    def __repr__(self) -> str:
-        return f"ModifiedEquation({self.name}: {len(self)} terms to h^{self.order})"
+        Returns
+        -------
+        SeriesField
+            ``(y, h) ↦ f₀(y) + h f₁(y) + … + hⁿ fₙ(y)``; its method ``coefficients(y)`` gives the
+            f_k apart.
 
-    def coefficient(self, tree: Tree) -> Fraction:
-        """b(τ)/σ(τ) for one tree."""
-        if tree not in self.b:
-            raise InputError(
-                f"{tree} has {tree.order} vertices; this series stops at h^{self.order}."
-            )
-        return self.b[tree] / tree.symmetry
+        Raises
+        ------
+        InputError
+            If the series does not reach so far.
+
+        Examples
+        --------
+        >>> import torch, gdflows as gf
+        >>> series = gf.bseries.modified_equation("explicit-euler", order=2)
+        >>> y = torch.tensor([2.0])
+        >>> series(lambda y: y**2).coefficients(y).flatten().tolist()
+        [4.0, -8.0, 24.0]
+        >>> series(lambda y: y**2)(y, 0.5).item()
+        6.0
+        """
+        return SeriesField(self, field, order)
 
     # -- in formulas ---------------------------------------------------------------------------
 
@@ -231,31 +242,6 @@ class ModifiedEquation:
         """
         return equation(self._by_order(largest), self.left, "unicode", loss)
 
-    def table(self, *, loss: bool = False, zeros: bool = True):
-        """The terms as a table, one row a tree.
-
-        Parameters
-        ----------
-        loss : bool
-            Write the terms for f = −∇E, in derivatives of the loss.
-        zeros : bool
-            Also the trees whose coefficient is 0.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Indexed by ``order``, the power of h; columns ``tree``, ``term``, ``symmetry``,
-            ``density`` and ``coefficient`` (a Fraction, symmetry divided out).
-        """
-        return table(self._by_order(None, zeros=zeros), loss)
-
-    def _by_order(self, largest: int | None, zeros: bool = False) -> list[list[Term]]:
-        orders = range((self.order if largest is None else largest) + 1)
-        return [self.terms(order, zeros=zeros) for order in orders]
-
-    def _repr_latex_(self) -> str:
-        return f"${self.latex()}$"
-
 
 def modified_equation(method: str | Method | tuple, order: int) -> ModifiedEquation:
     """The modified equation of a one-step method, exactly.
@@ -301,6 +287,7 @@ def match(
     right: Callable[[Tree, Callable[[Tree], Fraction]], Fraction],
     order: int,
     step_weight: Callable[[int], Fraction] = lambda j: Fraction(1),
+    trees: Callable[[int], tuple[Tree, ...]] = rooted_trees,
 ) -> dict[Tree, Fraction]:
     r"""Solve :math:`\sum_j w_j \frac{h^j}{j!} D^{j-1} \tilde f = h\,r` for the field, by trees.
 
@@ -316,6 +303,8 @@ def match(
         The highest power of h.
     step_weight : callable
         w_j.
+    trees : callable
+        All trees of a size.
 
     Returns
     -------
@@ -337,7 +326,7 @@ def match(
 
     for n in range(1, order + 2):
         powers.setdefault(n, {})
-        for tree in rooted_trees(n):
+        for tree in trees(n):
             rest = right(tree, backwards)
             for j in range(2, n + 1):
                 below = powers[j - 1]

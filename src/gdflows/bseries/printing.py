@@ -64,6 +64,8 @@ STYLES = {
 
 def differential(tree: Tree, style: str, loss: bool = False) -> str:
     """F(τ) as ``"latex"`` or ``"unicode"``, of f or (without its sign) in derivatives of a loss."""
+    if hasattr(tree, "colour"):
+        return _coloured(tree, style)
     s, m = STYLES[style], len(tree.branches)
     if loss and m == 1:  # a run of single branches: H H H g as H^3 g
         n, end = 0, tree
@@ -77,6 +79,21 @@ def differential(tree: Tree, style: str, loss: bool = False) -> str:
     if m == 1:
         return s.derivative(1) + inner[0]
     return s.derivative(m) + ("(" + ", ".join(inner) + ")" if inner else "")
+
+
+def _coloured(tree: Tree, style: str) -> str:
+    """f^y_{yz}(f^y, f^z): the part by its superscript, derivatives by subscripts."""
+    latex = style == "latex"
+    name = f"f^{tree.colour}" if latex else "f" + {"y": "ʸ", "z": "ᶻ"}[tree.colour]
+    if not tree.branches:
+        return name
+    branches = sorted(tree.branches, key=lambda b: b.colour)
+    by = "".join(b.colour for b in branches)
+    inner = [_coloured(b, style) for b in branches]
+    out = f"{name}_{{{by}}}" if latex else f"{name}_{by}"
+    if len(inner) == 1:
+        return f"{out} {inner[0]}" if latex else f"{out}·{inner[0]}"
+    return f"{out}({', '.join(inner)})"
 
 
 def latex_differential(tree: Tree, loss: bool = False) -> str:
@@ -137,6 +154,8 @@ def table(by_order: Sequence[Sequence[Term]], loss: bool) -> pd.DataFrame:
 def svg(tree: Tree, *, size: int = 14) -> str:
     """The tree as a small SVG picture, root at the bottom, with alternative text.
 
+    Vertices are round; those of the colour ``"z"`` square.
+
     Parameters
     ----------
     tree : Tree
@@ -151,6 +170,7 @@ def svg(tree: Tree, *, size: int = 14) -> str:
         dark pages.
     """
     points: list[tuple[float, int]] = []
+    colours: list[str] = []
     edges: list[tuple[int, int]] = []
 
     def place(node: Tree, depth: int, left: float) -> tuple[int, float]:
@@ -162,6 +182,7 @@ def svg(tree: Tree, *, size: int = 14) -> str:
             at += width
         x = sum(points[c][0] for c in children) / len(children) if children else left + 0.5
         points.append((x, depth))
+        colours.append(getattr(node, "colour", "y"))
         number = len(points) - 1
         edges.extend((number, c) for c in children)
         return number, max(at - left, 1.0)
@@ -178,9 +199,16 @@ def svg(tree: Tree, *, size: int = 14) -> str:
         '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'.format(*xy(a), *xy(b))
         for a, b in edges
     )
-    dots = "".join(
-        '<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>'.format(*xy(i), r) for i in range(len(points))
-    )
+
+    def dot(i: int) -> str:
+        x, y = xy(i)
+        if colours[i] == "z":
+            return (
+                f'<rect x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r:.1f}" height="{2 * r:.1f}"/>'
+            )
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>'
+
+    dots = "".join(dot(i) for i in range(len(points)))
     w, h = width * size, height * size
     text = f"rooted tree {tree}"
     return (

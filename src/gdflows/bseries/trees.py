@@ -8,7 +8,7 @@ the m-th derivative f⁽ᵐ⁾ applied to the elementary differentials of its br
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property, total_ordering
 from math import factorial
 from numbers import Integral
@@ -90,10 +90,14 @@ class Tree:
         out: Counter[tuple[Tree, Tree]] = Counter()
         for i, branch in enumerate(self.branches):
             rest = self.branches[:i] + self.branches[i + 1 :]
-            out[Tree(rest), branch] += 1
+            out[self._like(rest), branch] += 1
             for (left, off), n in branch.cuts.items():
-                out[Tree((*rest, left)), off] += n
+                out[self._like((*rest, left)), off] += n
         return out
+
+    def _like(self, branches: Iterable[Tree]) -> Tree:
+        """The same root with other branches."""
+        return Tree(branches)
 
 
 @cache
@@ -112,16 +116,21 @@ def rooted_trees(order: int) -> tuple[Tree, ...]:
     """
     if not isinstance(order, Integral) or order < 1:
         raise InputError(f"A rooted tree has at least one vertex, got order {order!r}.")
-    return tuple(sorted(Tree(b) for b in _forests(order - 1, order - 1, None)))
+    return tuple(sorted(Tree(b) for b in forests(order - 1, rooted_trees)))
 
 
-def _forests(total: int, largest: int, bound: Tree | None) -> Iterator[tuple[Tree, ...]]:
-    """Multisets of trees with ``total`` vertices, in descending order from ``bound``."""
+def forests(
+    total: int,
+    trees: Callable[[int], tuple[Tree, ...]],
+    largest: int | None = None,
+    bound: Tree | None = None,
+) -> Iterator[tuple[Tree, ...]]:
+    """Multisets of ``trees`` with ``total`` vertices, in descending order from ``bound``."""
     if total == 0:
         yield ()
         return
-    for size in range(min(total, largest), 0, -1):
-        for tree in reversed(rooted_trees(size)):
+    for size in range(min(total, total if largest is None else largest), 0, -1):
+        for tree in reversed(trees(size)):
             if bound is None or tree <= bound:
-                for rest in _forests(total - size, size, tree):
+                for rest in forests(total - size, trees, size, tree):
                     yield (tree, *rest)

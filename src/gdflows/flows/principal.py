@@ -81,7 +81,7 @@ def alpha(x, model: str | int = "PF") -> np.ndarray:
 
 
 class PrincipalFlow(Flow):
-    r"""The principal flow, and with the third-order non-principal term.
+    r"""The principal flow, and with the non-principal term of order 2.
 
     .. math:: \dot\theta = \varphi(hH)\,\nabla E, \qquad \varphi(x) = \frac{\log(1 - x)}{x}
               \qquad \Bigl(\;- \tfrac{h^2}{12} \nabla^3E[\nabla E, \nabla E]\Bigr)
@@ -100,7 +100,7 @@ class PrincipalFlow(Flow):
     lr : float
         The learning rate h of gradient descent.
     nonprincipal : bool
-        Add the third-order non-principal term. Costs one contraction of the third derivative.
+        Add the non-principal term of order 2. Costs one contraction of the third derivative.
     tol : float
         Relative accuracy of the field, as far as θ's dtype can hold it.
     method : {"auto", "krylov", "dense"}

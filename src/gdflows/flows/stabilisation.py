@@ -42,7 +42,7 @@ class SelfStabilisation(TwoPoints):
     gradient, a few Hessian-vector products and a third-derivative contraction.
 
     Where :class:`gdflows.flows.EdgeFlow` takes the loss at both ends of the oscillation, this
-    model takes its expansion about the middle, to third order; and its direction is the
+    model takes its expansion about the middle, to the third derivative; and its direction is the
     eigenvector itself. The field jumps where the two largest eigenvalues cross.
 
     References

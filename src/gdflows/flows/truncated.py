@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gdflows.bseries import ModifiedEquation, Tree, modified_equation
+from gdflows.bseries import ModifiedEquation, modified_equation
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
 from gdflows.objective import Objective
@@ -59,8 +59,8 @@ class Truncated(Flow):
               - \dots
 
     with :math:`g = \nabla E`, :math:`H = \nabla^2 E`, :math:`T = \nabla^3 E`. One step of gradient
-    descent leaves it by :math:`O(h^{n+2})`. Order 0 is the NGF, order 1 the IGR flow, order 2 the
-    third-order flow of Rosca et al.
+    descent leaves it by :math:`O(h^{n+2})`. Order 0 is the NGF, order 1 the IGR flow, order 2
+    what Rosca et al. call the third-order flow.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Truncated(Flow):
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         self.order, self.method = order, method
         self.series = modified_equation("explicit-euler", order)  # checks the order
-        self.label = {0: "NGF", 1: "IGR", 2: "third order"}.get(order, f"order {order}")
+        self.label = {0: "NGF", 1: "IGR"}.get(order, f"order {order}")
         if series is not None:
             if method != "derivatives":
                 raise InputError(
@@ -127,6 +127,7 @@ class Truncated(Flow):
             if order > series.order:
                 raise InputError(f"The series given stops at h^{series.order}, below {order}.")
             self.series, self.label = series, f"{series.name}, order {order}"
+        self._field = self.series(objective, order)
         self._unchecked = order >= 2 and method == "derivatives"
         if self._unchecked and objective.theta0 is not None:
             self._check_smooth(objective.theta0)
@@ -155,22 +156,7 @@ class Truncated(Flow):
     def _derivatives(self, theta: Tensor) -> Tensor:
         if self._unchecked:
             self._check_smooth(theta)
-        point = self.objective.at(theta)
-        known: dict[Tree, Tensor] = {}
-
-        def differential(tree: Tree) -> Tensor:
-            """F(τ) of the field −∇E."""
-            if tree not in known:
-                if not tree.branches:
-                    known[tree] = -point.grad
-                else:
-                    known[tree] = -point.contract(*(differential(b) for b in tree.branches))
-            return known[tree]
-
-        out = torch.zeros_like(theta)
-        for term in (t for n in range(self.order + 1) for t in self.series.terms(n)):
-            out += self.lr**term.order * float(term.coefficient) * differential(term.tree)
-        return out
+        return self._field(theta, self.lr)
 
     def _differences(self, theta: Tensor) -> Tensor:
         # θ_{k+1} − θ_k = −h g(θ_k): the differences of the iterates without cancellation at k = 1
@@ -187,9 +173,9 @@ class Truncated(Flow):
 
 
 def third_order_nonprincipal(objective: Objective, theta: Tensor, lr: float) -> Tensor:
-    r"""The non-principal term of third order, :math:`-\frac{h^2}{12}\nabla^3E[\nabla E, \nabla E]`.
+    r"""The non-principal term of order 2, :math:`-\frac{h^2}{12}\nabla^3E[\nabla E, \nabla E]`.
 
-    What the third-order flow has beside the powers of the Hessian.
+    What the truncation of order 2 has beside the powers of the Hessian.
 
     Parameters
     ----------
