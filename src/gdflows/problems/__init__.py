@@ -1,7 +1,8 @@
 """Losses to study: formulas, networks and data.
 
 Everything here ends in an :class:`gdflows.Objective`. Formulas return one; a network and a data
-set are joined into one by :func:`classification`.
+set are joined into one by :func:`classification`; :func:`penalised` and :func:`mean` make one of
+others.
 """
 
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
@@ -9,6 +10,7 @@ from gdflows.problems.classification import classification
 from gdflows.problems.data import Dataset, load, text
 from gdflows.problems.language import gpt
 from gdflows.problems.losses import cross_entropy, squared_error
+from gdflows.problems.made import mean, penalised
 from gdflows.problems.networks import conv, deep_linear, mlp
 from gdflows.problems.vision import resnet18, vgg11, vit
 
@@ -24,7 +26,9 @@ __all__ = [
     "deep_linear",
     "gpt",
     "load",
+    "mean",
     "mlp",
+    "penalised",
     "product",
     "quadratic",
     "resnet18",
