@@ -15,7 +15,15 @@ from importlib.resources import files
 from typing import Literal, NamedTuple
 
 #: Where the studies are; importing one of these registers its own.
-MODULES = ("drift_rates", "edge_models", "eos", "predictions", "step_size", "trial.study")
+MODULES = (
+    "drift_rates",
+    "edge_models",
+    "eos",
+    "penalty",
+    "predictions",
+    "step_size",
+    "trial.study",
+)
 _TYPES = {"Literal": Literal, "bool": bool, "float": float, "int": int, "str": str}
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*)(?: :.*)?$", re.MULTILINE)
 _ROLE = re.compile(r":\w+:`~?([^`]*)`|``([^`]*)``|`([^`]*)`")
