@@ -4,6 +4,7 @@
     python tools/book.py build                       execute what changed, build the pages
     python tools/book.py notebooks                   also write the notebooks beside the chapters
     python tools/book.py check                       do the notebooks match their chapters?
+    python tools/book.py claims                      what the ledger of the last execution lacks
     python tools/book.py address                     put _config.yml's address into the notebooks
 """
 
@@ -17,7 +18,7 @@ import sys
 import time
 
 from bookkit import build, execute, notebooks
-from bookkit.chapters import ROOT, BookError
+from bookkit.chapters import ROOT, BookError, chapters
 from bookkit.report import failures, judge, table
 
 
@@ -69,6 +70,7 @@ def main() -> None:
                           help="give up a cell after so many minutes (default "
                                f"{execute.CELL_MINUTES:g}, or {execute.SETTING})")
     commands.add_parser("check")
+    commands.add_parser("claims")
     commands.add_parser("address")
     options = parser.parse_args()
     started = time.monotonic()
@@ -106,6 +108,11 @@ def run(options, started: float) -> None:
         if problems:
             raise BookError("\n".join(problems))
         print("every notebook matches its chapter")
+    elif options.command == "claims":
+        problems = [line for page in chapters() for line in execute.unproved(page)]
+        if problems:
+            raise BookError("\n".join(problems))
+        print("every claim holds, every number of chapters with a ledger is held")
     else:
         notebooks.readdress()
 

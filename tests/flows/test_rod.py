@@ -140,9 +140,32 @@ def test_flows_without_an_oscillation_say_so(valley):
     assert flow.iterates(path) is path.states
 
 
+@pytest.mark.parametrize("flow", [RodFlow, EdgeFlow, PrincipalRodFlow])
+def test_every_rod_can_have_noise_and_the_slow_start(flow):
+    """With both, a rod below the edge rests at the noise, whichever field it has."""
+    x, sigma = 1.5, 1e-9
+    E = gf.problems.quadratic(torch.tensor([x / H, 1.0], dtype=f64))
+    theta = torch.tensor([1e-3, 1.0], dtype=f64)
+    model = flow(E, H, noise=sigma, start="slow")
+    centre, companions = model.start(theta)
+    rod = torch.exp(companions["log_length"]) * companions["direction"]
+    torch.testing.assert_close(rod, torch.tensor([1e-3, 0.0], dtype=f64), rtol=1e-9, atol=1e-15)
+    path = gf.integrate(model, theta, t=200 * H, rtol=1e-6)
+    rate = math.log(x - 1) if flow is PrincipalRodFlow else x - 2  # h times the decay of ε
+    expected = sigma / math.sqrt(2 * -rate)
+    assert float(model.oscillation(path)[-1]) == pytest.approx(expected, rel=1e-3)
+    # and from θ₀ to θ₁, as published
+    centre, companions = flow(E, H, start="pair").start(theta)
+    rod = torch.exp(companions["log_length"]) * companions["direction"]
+    torch.testing.assert_close(rod, H / 2 * E.grad(theta), rtol=1e-12, atol=0)
+    torch.testing.assert_close(centre, theta - rod, rtol=0, atol=1e-15)
+
+
 BAD = {
     "order": (lambda E: PrincipalRodFlow(E, H, order=4), "order must be"),
     "noise": (lambda E: PrincipalRodFlow(E, H, noise=-1.0), "noise must be"),
+    "noise of a word": (lambda E: RodFlow(E, H, noise="much"), "noise must be"),
+    "start": (lambda E: EdgeFlow(E, H, start="fast"), "start must be 'pair' or 'slow'"),
     "critical point": (
         lambda E: gf.integrate(RodFlow(E, H), torch.tensor([0.0, 44.0], dtype=f64), t=H),
         "critical point",

@@ -75,6 +75,7 @@ def inputs_hash() -> str:
             digest.update(path.read_bytes() + b"\0")
     for page in chapters():
         digest.update((EXECUTED / f"{page}.ipynb").read_bytes())
+        digest.update(json.dumps(Execution.load(page).claims).encode())
     digest.update(repr(sorted(f"{d.name}{d.version}" for d in metadata.distributions())).encode())
     return digest.hexdigest()
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_output
 
-from . import capture, reader
+from . import capture, claims, numbers, reader
 from .chapters import ROOT, BookError, chapters, load_address, runnable
 from .files import read_json, write
 from .progress import Progress, say
@@ -55,6 +55,7 @@ class Execution:
     verdicts: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     limit: float = 60 * CELL_MINUTES
+    claims: dict[str, dict] = field(default_factory=dict)  # what was found of each
 
     @classmethod
     def load(cls, page: str) -> Execution | None:
@@ -212,7 +213,7 @@ def execute(
         if not wanted:
             raise BookError(f"no chapter of _toc.yml ends in {' or '.join(only)}")
     around = surroundings_hash()
-    notebooks = {page: runnable(page) for page in wanted}
+    notebooks = {page: claims.probed(runnable(page), claims.probes(page)) for page in wanted}
     keys = {page: key(notebook, around) for page, notebook in notebooks.items()}
     known = {page: Execution.load(page) for page in wanted}
     stale = {
@@ -229,10 +230,11 @@ def execute(
         )
         say(f"executing {len(stale)} of {len(wanted)} chapters, {workers(len(stale))} at a time")
         for page, cells in run(stale, limit, progress):
-            write(EXECUTED / f"{page}.ipynb", nbformat.writes(with_outputs(stale[page], cells)))
+            cells, found = claims.split(stale[page], cells)
+            write(EXECUTED / f"{page}.ipynb", nbformat.writes(with_outputs(runnable(page), cells)))
             done = Execution(
                 page, keys[page], sum(c["seconds"] for c in cells),
-                [c["verdict"] for c in cells], [c["message"] for c in cells], limit,
+                [c["verdict"] for c in cells], [c["message"] for c in cells], limit, found,
             )
             done.save()
             what = "" if done.broken is None else f"FAILED in code cell {done.broken}"
@@ -241,10 +243,26 @@ def execute(
     return [Execution.load(page) for page in wanted]
 
 
+def unproved(page: str) -> list[str]:
+    """What of a chapter's claims and numbers its last execution does not bear."""
+    if not claims.ledger(page).exists():
+        return []
+    done, cells = Execution.load(page), executed_notebook(page).cells
+    wrong = claims.problems(claims.load(page), claims.placed(page), done.claims)
+    bare = numbers.unheld(page, [text for cell in cells for text in said(cell)], done.claims)
+    return wrong + [f"{page}: no cell or entry holds {number}" for number in bare]
+
+
+def said(cell: nbformat.NotebookNode) -> list[str]:
+    """A cell's code and what it printed."""
+    printed = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
+    return [cell.source, *printed]
+
+
 def accept(page: str) -> None:
     """The committed notebook now stores exactly these outputs: they need no second execution."""
     known = Execution.load(page)
-    known.key = key(runnable(page))
+    known.key = key(claims.probed(runnable(page), claims.probes(page)))
     known.verdicts = [capture.PASSED] * len(known.verdicts)
     known.messages = [""] * len(known.messages)
     known.save()

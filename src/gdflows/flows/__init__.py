@@ -6,7 +6,8 @@ from gdflows.flows.gradient import IGR, NGF
 from gdflows.flows.modified import EpochFlow, HeavyBall
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
-from gdflows.flows.rod import EdgeFlow, PrincipalRodFlow, RodFlow
+from gdflows.flows.principal_rod import PrincipalRodFlow
+from gdflows.flows.rod import EdgeFlow, RodFlow
 from gdflows.flows.stabilisation import SelfStabilisation
 from gdflows.flows.stability import (
     StabilityCoefficients,
