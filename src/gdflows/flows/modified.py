@@ -58,7 +58,7 @@ class HeavyBall(Flow):
 
     References
     ----------
-    Kovachki and Stuart (2021); Ghosh et al. (2023), theorem 4.1; Cattaneo and Shigida (2025) to
+    Kovachki and Stuart (2021); Ghosh et al. (2023); Cattaneo and Shigida (2025) to
     any order, with bounds.
     """
 

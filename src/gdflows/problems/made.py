@@ -17,10 +17,9 @@ from gdflows.objective.terms import Term
 def penalised(objective: Objective, c: float) -> Objective:
     r"""A loss with a penalty on the length of its gradient, :math:`E + c\,\|\nabla E\|^2`.
 
-    With :math:`c = h/4` the gradient flow of this loss is the flow that
-    :class:`gdflows.flows.IGR` models gradient descent of step h by. Gradient descent of step
-    :math:`h_0` on it, with :math:`c = (\mu - h_0)/4`, has the explicit and the implicit penalty
-    add up to :math:`\mu`.
+    With :math:`c = h/4` its gradient flow is :class:`gdflows.flows.IGR` of the step h. Under
+    gradient descent of step :math:`h_0` on it, with :math:`c = (\mu - h_0)/4`, the explicit and
+    the implicit penalty add up to that of a step :math:`\mu`.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ def penalised(objective: Objective, c: float) -> Objective:
 
     References
     ----------
-    Barrett and Dherin (2021), eq. 9, who call it explicit gradient regularisation; Geiping et
+    Barrett and Dherin (2021), who call it explicit gradient regularisation; Geiping et
     al. (2022).
 
     Examples
