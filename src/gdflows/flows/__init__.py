@@ -3,6 +3,7 @@
 from gdflows.flows.base import Flow
 from gdflows.flows.central import CentralFlow, Oscillation
 from gdflows.flows.gradient import IGR, NGF
+from gdflows.flows.modified import EpochFlow, HeavyBall
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.principal_rod import PrincipalRodFlow
@@ -22,7 +23,9 @@ __all__ = [
     "NGF",
     "CentralFlow",
     "EdgeFlow",
+    "EpochFlow",
     "Flow",
+    "HeavyBall",
     "MomentumRodFlow",
     "Oscillation",
     "PrincipalFlow",

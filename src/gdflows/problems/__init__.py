@@ -1,7 +1,8 @@
 """Losses to study: formulas, networks and data.
 
 Everything here ends in an :class:`gdflows.Objective`. Formulas return one; a network and a data
-set are joined into one by :func:`classification`.
+set are joined into one by :func:`classification`; :func:`penalised` and :func:`mean` make one of
+others.
 """
 
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
@@ -10,6 +11,7 @@ from gdflows.problems.classification import classification
 from gdflows.problems.data import Dataset, load, text, whiten
 from gdflows.problems.language import gpt
 from gdflows.problems.losses import cross_entropy, squared_error
+from gdflows.problems.made import mean, penalised
 from gdflows.problems.networks import conv, deep_linear, mlp
 from gdflows.problems.signals import MeanField, mean_field, mean_field_limit
 from gdflows.problems.vision import resnet18, vgg11, vit
@@ -28,9 +30,11 @@ __all__ = [
     "deep_linear",
     "gpt",
     "load",
+    "mean",
     "mean_field",
     "mean_field_limit",
     "mlp",
+    "penalised",
     "product",
     "quadratic",
     "resnet18",
