@@ -32,7 +32,6 @@ COLOURS = {
     "rod": "#CC79A7",
     "edge": "#8C6BB1",
 }
-COLOURS["third order"] = COLOURS["order 2"]  # goes as soon as no chapter asks for it
 #: Colours for curves that are not models: learning rates, widths, seeds.
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
