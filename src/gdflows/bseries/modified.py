@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class ModifiedEquation(TreeEquation):
     """The terms of a modified equation, by order.
 
-    Iterating yields the :class:`Term` objects that are not zero, lowest order first.
+    Iterating yields the :class:`Term` objects that are not zero, lowest order first. Called with
+    an objective or a function of torch, ``series(E)``, it gives the field in numbers, a
+    :class:`SeriesField`. See :class:`TreeEquation` for what all such equations have.
 
     Parameters
     ----------
