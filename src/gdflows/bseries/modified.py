@@ -267,7 +267,7 @@ def modified_equation(method: str | Method | tuple, order: int) -> ModifiedEquat
 
     References
     ----------
-    Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter IX.
+    Hairer, Lubich and Wanner, Geometric Numerical Integration, lemma IX.9.1 and theorem IX.9.2.
 
     Examples
     --------
