@@ -1,10 +1,11 @@
 """Backward error analysis by rooted trees: modified equations of any order, exactly."""
 
 from gdflows.bseries.coloured import ColouredTree, coloured_trees
+from gdflows.bseries.equation import TreeEquation
 from gdflows.bseries.methods import METHODS, Method
 from gdflows.bseries.modified import ModifiedEquation, modified_equation
 from gdflows.bseries.momentum import heavy_ball, nesterov
-from gdflows.bseries.numeric import elementary_differentials
+from gdflows.bseries.numeric import SeriesField, elementary_differentials
 from gdflows.bseries.partitioned import (
     PARTITIONED,
     PartitionedEquation,
@@ -25,8 +26,10 @@ __all__ = [
     "ModifiedEquation",
     "PartitionedEquation",
     "PartitionedMethod",
+    "SeriesField",
     "Term",
     "Tree",
+    "TreeEquation",
     "coloured_trees",
     "compose",
     "elementary_differentials",

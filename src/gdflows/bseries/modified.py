@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class ModifiedEquation(TreeEquation):
     """The terms of a modified equation, by order.
 
-    Iterating yields the :class:`Term` objects that are not zero, lowest order first.
+    Iterating yields the :class:`Term` objects that are not zero, lowest order first. Called with
+    an objective or a function of torch, ``series(E)``, it gives the field in numbers, a
+    :class:`SeriesField`. See :class:`TreeEquation` for what all such equations have.
 
     Parameters
     ----------
@@ -265,7 +267,7 @@ def modified_equation(method: str | Method | tuple, order: int) -> ModifiedEquat
 
     References
     ----------
-    Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter IX.
+    Hairer, Lubich and Wanner, Geometric Numerical Integration, lemma IX.9.1 and theorem IX.9.2.
 
     Examples
     --------

@@ -65,6 +65,12 @@ def heavy_ball(beta, order: int) -> MomentumEquation:
     InputError
         If β is out of range or not exact.
 
+    References
+    ----------
+    Cattaneo and Shigida (2025), "Modified loss of momentum gradient descent: fine-grained
+    analysis", arXiv:2509.08483, derive modified equations of any order, with bounds. The shift is
+    our own derivation.
+
     Examples
     --------
     >>> from gdflows.bseries import heavy_ball

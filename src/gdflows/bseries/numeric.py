@@ -112,12 +112,18 @@ def elementary_differentials(field: Field, y: Tensor) -> Callable[[Tree], Tensor
 
 
 class SeriesField:
-    """A modified field in numbers: see :meth:`gdflows.bseries.ModifiedEquation.__call__`.
+    """A modified field in numbers: ``field(y, h)`` is f₀(y) + h f₁(y) + … + hⁿ fₙ(y).
 
-    Attributes
+    Made by calling a :class:`ModifiedEquation` with an objective or a function of torch.
+
+    Parameters
     ----------
-    order : int
-        The highest power of h.
+    series : ModifiedEquation
+        The coefficients.
+    field : Objective or callable
+        f: an objective E stands for −∇E; or a function from y to dy/dt.
+    order : int, optional
+        n, the highest power of h; the series' last by default.
     """
 
     def __init__(self, series: ModifiedEquation, field: Field, order: int | None = None):

@@ -112,7 +112,8 @@ class PartitionedEquation(TreeEquation):
 
     Made by :func:`partitioned_equation`. Iterating yields the :class:`Term` objects that are not
     zero, lowest order first, at each order those of dy/dt (``term.tree.colour == "y"``) and then
-    those of dz/dt.
+    those of dz/dt. Called with two functions of torch, ``series(f, g)``, it gives the field in
+    numbers, ``field(y, z, h)``. See :class:`TreeEquation` for what all such equations have.
     """
 
     trees = staticmethod(coloured_trees)
