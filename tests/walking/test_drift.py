@@ -25,7 +25,7 @@ def test_on_a_concave_parabola_the_bound_is_sharp():
     np.testing.assert_allclose(seen["gap"], np.abs(gap), atol=1e-9)
     np.testing.assert_allclose(seen["concavity"], m, rtol=1e-9)
     np.testing.assert_allclose(seen["rate"][1:], m, rtol=1e-6)
-    # β = m, γ = m θ_k: the theorem's integral is h m² t y0 e^{mt} / 2 to leading order
+    # L = m, γ = m θ_k: the theorem's integral is h m² t y0 e^{mt} / 2 to leading order
     assert 1 < seen["bound"].iloc[-1] / gap[-1] < 1.03
     np.testing.assert_allclose(seen["bound"], seen["posterior"], rtol=1e-9)
     assert (seen["crude"] * (1 + 1e-12) >= seen["bound"]).all()

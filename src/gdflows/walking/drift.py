@@ -24,10 +24,11 @@ def drift_bound(
 ) -> pd.DataFrame:
     r"""The distance of gradient descent from the gradient flow, and three bounds on it.
 
-    With :math:`-\lambda_{\min} \le \ell` on the segment between the two, :math:`L = \int \ell`
-    and a defect of at most :math:`\delta(s) = \beta_k \gamma_k (s - t_k)` in step k [1]_,
+    With :math:`-\lambda_{\min} \le \ell` on the segment between the two,
+    :math:`\Lambda = \int \ell`, and a defect of at most
+    :math:`\delta(s) = L_k \gamma_k (s - t_k)` in step k [1]_,
 
-    .. math:: \|\theta_k - y(t)\| \le e^{L(t)} \int_0^t e^{-L(s)} \delta(s)\,ds .
+    .. math:: \|\theta_k - y(t)\| \le e^{\Lambda(t)} \int_0^t e^{-\Lambda(s)} \delta(s)\,ds .
 
     Parameters
     ----------
@@ -49,9 +50,9 @@ def drift_bound(
     pandas.DataFrame
         A row a step, indexed by flow time ``t``. Measured: ``gap``, the distance; ``rate``, the
         rate :math:`-\langle w, \bar H w\rangle/\|w\|^2` (a time) at which the gap w grows by
-        itself, NaN while w = 0; ``concavity``, ℓ; ``smoothness``, β; ``gradient``, γ; and
-        ``defect``, :math:`\|g(\theta_{k+1}) - g(\theta_k)\|/h`, which βγ bounds. Bounds:
-        ``crude``, :math:`e^{\int\max(\ell, 0)}\beta\gamma\,th/2` with the largest β and γ up to
+        itself, NaN while w = 0; ``concavity``, ℓ; ``smoothness``, L; ``gradient``, γ; and
+        ``defect``, :math:`\|g(\theta_{k+1}) - g(\theta_k)\|/h`, which Lγ bounds. Bounds:
+        ``crude``, :math:`e^{\int\max(\ell, 0)}L\gamma\,th/2` with the largest L and γ up to
         then; ``bound``, the theorem's; ``posterior``, the same with the defect as measured. And
         ``met``: the same once more with the rate in place of ℓ, which is no bound but shows what
         worst cases that do not meet have cost.
@@ -64,7 +65,7 @@ def drift_bound(
 
     Notes
     -----
-    A measurement, not a proof: ℓ and β are what was seen at some points. β is taken at the
+    A measurement, not a proof: ℓ and L are what was seen at some points. L is taken at the
     polygon's corners, the larger of a side's two. Up to 500 parameters the Hessian is
     diagonalised whole; beyond that each eigenvalue takes some tens of Hessian-vector products.
 
@@ -130,7 +131,7 @@ def _carried(rate: np.ndarray, growth: np.ndarray, h: float) -> np.ndarray:
 
 
 def _extremes(objective: Objective, descent: Trajectory, flow: Trajectory, k: int, points: int):
-    """(ℓ on the segment at step k, β at gradient descent)."""
+    """(ℓ on the segment at step k, L at gradient descent)."""
     weights = np.linspace(0.0, 1.0, points)
     lows = []
     for weight in weights:
