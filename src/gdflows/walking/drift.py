@@ -81,7 +81,7 @@ def drift_bound(
     >>> gd = gf.descend(E, E.theta0, lr=0.1, steps=20)
     >>> y = gf.integrate(gf.flows.NGF(E), E.theta0, times=gd.times, rtol=1e-10)
     >>> seen = gf.drift_bound(E, gd, y)
-    >>> bool((seen["gap"] <= seen["bound"]).all()), round(seen["concavity"].max(), 6)
+    >>> bool((seen["gap"] <= seen["bound"]).all()), round(float(seen["concavity"].max()), 6)
     (True, -1.0)
     """
     h = _step(descent, flow)
