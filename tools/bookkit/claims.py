@@ -254,15 +254,18 @@ def problems(claims: list[Claim], where: dict, found: dict[str, dict]) -> list[s
 # -- the page --------------------------------------------------------------------------------------
 
 
-def evidence(claim: Claim) -> str:
-    """How to see it for oneself."""
+def evidence(claim: Claim, section: str) -> str:
+    """Where it is computed, and how to see it for oneself."""
+    place = f"in {{ref}}`{section}`" if section else "in the chapter"
+    if not claim.run:
+        return f"Computed {place}."
     said = []
     for name in claim.run:
         run = read_json(RECORDED / name / "run.json") or {}
         where = run.get("environment", {})
         said.append(f"`{where.get('command', name)}` ({where.get('device', 'device not known')}, "
                     f"{where.get('started', 'date not known')})")
-    return "; ".join(said) or "the cells of the chapter above the sentence"
+    return f"Read {place} from the record of {'; '.join(said)}."
 
 
 def entry(claim: Claim, found: dict, section: str) -> list[str]:
@@ -270,21 +273,23 @@ def entry(claim: Claim, found: dict, section: str) -> list[str]:
     measured = [f"{name.removeprefix('shows ')} {value}" for name, value in found.items()
                 if name.startswith("shows ")]
     holds = {True: "holds", False: "**does not hold**"}.get(found.get("holds"), "**not evaluated**")
+    networks, seeds = found.get("networks", 0), found.get("seeds", 1)
     scope = [claim.on]
-    if found.get("networks"):
-        many = found["networks"] > 1
-        scope.append(f"{found['networks']} network{'s' if many else ''}")
-    if found.get("networks") or found.get("seeds", 1) > 1:
-        many = found.get("seeds", 1) > 1
-        scope.append(f"{found.get('seeds', 1)} seed{'s' if many else ''}")
-    lines = [f"(claim-{claim.id})=", ":::{card}", ":class-card: claim", "",
-             plain(MARK.sub("", claim.sentence)), "",
-             f"{{.claim-test}}\n`{plain(claim.holds)}` {holds}"
-             + (f": {'; '.join(measured)}." if measured else "."), "",
-             f"{{.claim-scope}}\nOn {'; '.join(scope)}. By {evidence(claim)}."
-             + (f" The rule is {{prf:ref}}`{claim.because}`." if claim.because else "")
-             + (f" In {{ref}}`{section}`." if section else "")]
-    return [*lines, ":::", ""]
+    if networks:
+        scope.append(f"{networks} network{'s' if networks > 1 else ''}")
+    if networks or seeds > 1:
+        scope.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+    rule = f" The rule is {{prf:ref}}`{claim.because}`." if claim.because else ""
+    return [
+        f"(claim-{claim.id})=", ":::{card}", ":class-card: claim", "", plain(claim.sentence), "",
+        f"{{.claim-test}}\n`{plain(claim.holds)}` {holds}"
+        + (f": {'; '.join(measured)}." if measured else "."), "",
+        f"{{.claim-scope}}\nOn {'; '.join(scope)}. {evidence(claim, section)}{rule}", ":::", "",
+    ]
+
+
+def title(page: str, root: Path) -> str:
+    return re.search(r"^# (.+)$", source(page, root).read_text(), re.M).group(1)
 
 
 def written(pages: list[str], root: Path, results: dict[str, dict[str, dict]]) -> str:
@@ -300,7 +305,7 @@ def written(pages: list[str], root: Path, results: dict[str, dict[str, dict]]) -
         runs = sum(1 for c in claims if c.run)
         bad = [c for c in claims if c.failed]
         rows.append(f"| {{doc}}`/{page}` | {len(claims)} | {nets} | {many} | {runs} | {len(bad)} |")
-        body += [f"## {{doc}}`/{page}`", ""]
+        body += [f"## {title(page, root)}", ""]
         where = sections(page, root)
         for claim in claims:
             body += entry(claim, found.get(claim.id, {}), where.get(claim.id, ""))
