@@ -80,7 +80,7 @@ class Leaderboard:
     Attributes
     ----------
     paths : pandas.DataFrame
-        A row for each seed, model and step looked at; see :func:`leaderboard`. Gradient descent
+        A row for each seed, model and step looked at; see :func:`gdflows.leaderboard`. Gradient descent
         itself is model "GD".
     """
 
@@ -133,7 +133,9 @@ class Leaderboard:
             if after.empty:
                 continue
             crossed = truth[truth.phase != "before"].step.min()
-            level, when = float(after.level.iloc[0]), int(after.step.min())
+            # The push grows with the square of the oscillation: where was it at the threshold?
+            first = after.iloc[0]
+            level, when = first.level * math.sqrt(SHARE / first.push), int(first.step)
             for name, own in group[group.model != "GD"].groupby("model"):
                 high = own[(own.step >= crossed) & (own.oscillation >= level)].step
                 rows.append(
