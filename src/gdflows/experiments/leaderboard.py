@@ -80,8 +80,8 @@ class Leaderboard:
     Attributes
     ----------
     paths : pandas.DataFrame
-        A row for each seed, model and step looked at; see :func:`gdflows.leaderboard`. Gradient descent
-        itself is model "GD".
+        A row for each seed, model and step looked at; see :func:`gdflows.leaderboard`. Gradient
+        descent itself is model "GD".
     """
 
     paths: pd.DataFrame
@@ -135,7 +135,7 @@ class Leaderboard:
             crossed = truth[truth.phase != "before"].step.min()
             # The push grows with the square of the oscillation: where was it at the threshold?
             first = after.iloc[0]
-            level, when = first.level * math.sqrt(SHARE / first.push), int(first.step)
+            level, when = first.oscillation * math.sqrt(SHARE / first.push), int(first.step)
             for name, own in group[group.model != "GD"].groupby("model"):
                 high = own[(own.step >= crossed) & (own.oscillation >= level)].step
                 rows.append(
@@ -210,11 +210,10 @@ def leaderboard(
     Leaderboard
         Its ``paths`` have a row for each model and step k. Of gradient descent ("GD"): ``x`` = hλ₀
         at the centre, ``loss`` (mean over the oscillation), ``oscillation`` (‖ε‖), ``push``, the
-        share of the centre's velocity that the oscillation makes, ``phase``, and ``level``, the
-        oscillation at which it broke out. Of the models: ``centre_error``, ``iterates_error``
-        (norms), ``loss_error``, ``sharpness_error`` (of hλ₀; predicted minus true),
-        ``oscillation``, the ``gradients``, ``hvps`` and ``thirds`` spent on the whole path, and
-        ``failure``, why a path ended early.
+        share of the centre's velocity that the oscillation makes, and ``phase``. Of the models:
+        ``centre_error``, ``iterates_error`` (norms), ``loss_error``, ``sharpness_error`` (of hλ₀;
+        predicted minus true), ``oscillation``, the ``gradients``, ``hvps`` and ``thirds`` spent on
+        the whole path, and ``failure``, why a path ended early.
 
     Notes
     -----
@@ -287,11 +286,11 @@ def _descent(E: Objective, theta: Tensor, lr: float, steps: int, every: int):
 
 
 def _phased(rows: pd.DataFrame) -> pd.DataFrame:
-    """With the phase of each row, and the oscillation at which it broke out."""
+    """With the phase of each row."""
     beyond = (rows.x >= 2).cummax()
     out = (beyond & (rows.push >= SHARE)).cummax()
     phase = [PHASES[int(b) + int(o)] for b, o in zip(beyond, out, strict=True)]
-    return rows.assign(phase=phase, level=rows.oscillation[out].iloc[0] if out.any() else math.nan)
+    return rows.assign(phase=phase)
 
 
 def _follow(name, flow, lr, theta0, truth, points, rtol) -> pd.DataFrame:
