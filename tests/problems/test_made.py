@@ -102,17 +102,16 @@ def test_penalised_where_activations_are_recomputed():
         torch.testing.assert_close(penalised(E, 0.1).grad(theta), g + 0.2 * E.hvp(theta, g))
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    {
-        "no objective": (lambda: penalised(3, 0.1), "needs an Objective"),
-        "no number": (lambda: penalised(gf.problems.banana(), "x"), "weight c"),
-        "masked": (lambda: penalised(masked(), 0.1), "mask"),
-        "none": (lambda: mean([]), "at least one"),
-        "sizes": (lambda: mean([gf.problems.banana(), gf.problems.product(3)]), "same parameters"),
-    }.values(),
-    ids=str,
-)  # fmt: skip
+REFUSED = {
+    "no objective": (lambda: penalised(3, 0.1), "needs an Objective"),
+    "no number": (lambda: penalised(gf.problems.banana(), "x"), "weight c"),
+    "masked": (lambda: penalised(masked(), 0.1), "mask"),
+    "none": (lambda: mean([]), "at least one"),
+    "sizes": (lambda: mean([gf.problems.banana(), gf.problems.product(3)]), "same parameters"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()
