@@ -99,6 +99,40 @@ def test_what_cannot_take_part_is_refused(flows, word):
         gf.leaderboard(E, E.theta0, lr=0.05, steps=10, flows=flows)
 
 
+def test_a_flow_of_another_learning_rate_is_refused():
+    E = gf.problems.valley()
+    with pytest.raises(InputError, match="models the learning rate 0.1"):
+        gf.leaderboard(E, E.theta0, lr=0.05, steps=10, every=5, flows=[gf.flows.IGR(E, 0.1)])
+
+
+@pytest.mark.parametrize(("steps", "every"), [(2, 1), (10, 11)])
+def test_too_few_steps_for_a_row_are_refused(steps, every):
+    E = gf.problems.valley()
+    with pytest.raises(InputError, match="leaves no row"):
+        gf.leaderboard(E, E.theta0, lr=0.05, steps=steps, every=every, flows=["NGF"])
+
+
+class Stuck(gf.flows.Flow):
+    """It cannot be followed at all."""
+
+    label = "stuck"
+
+    def vector_field(self, theta):
+        return theta / 0
+
+
+def test_a_flow_that_cannot_start_takes_part_and_loses():
+    E = gf.problems.valley()
+    table = gf.leaderboard(
+        E, E.theta0, lr=0.05, steps=20, every=10, flows=[Stuck(E), "NGF"]
+    ).table.set_index("model")
+    stuck = table.loc[["stuck"]]
+    assert stuck.centre.eq(math.inf).all() and stuck.better.eq(0).all()
+    assert table.loc[["NGF"]].better.eq(1).all()
+    alone = gf.leaderboard(E, E.theta0, lr=0.05, steps=20, every=10, flows=[Stuck(E)]).table
+    assert alone.better.eq(0).all()
+
+
 def test_its_picture_can_be_drawn(board):
     import matplotlib.pyplot as plt
 

@@ -72,3 +72,17 @@ def test_what_does_not_belong_together_is_refused():
         gf.drift_bound(E, gd, elsewhere)
     with pytest.raises(InputError, match="points"):
         gf.drift_bound(E, gd, flow, points=1)
+
+
+def test_another_method_or_flow_is_refused():
+    """The theorem is about gradient descent and the gradient flow; of others it would lie."""
+    E = gf.problems.quadratic([1.0, 3.0])
+    gd, flow = pair(E, E.theta0, 0.1, 10)
+    heavy = gf.descend(E, E.theta0, lr=0.1, steps=10, momentum=0.5)
+    with pytest.raises(InputError, match="not plain gradient descent"):
+        gf.drift_bound(E, heavy, flow)
+    with pytest.raises(InputError, match="not plain gradient descent"):
+        gf.drift_bound(gf.problems.quadratic([1.0, 2.0]), gd, flow)
+    igr = gf.integrate(gf.flows.IGR(E, 0.1), E.theta0, times=gd.times)
+    with pytest.raises(InputError, match="path of 'IGR'"):
+        gf.drift_bound(E, gd, igr)

@@ -18,6 +18,7 @@ from gdflows import flows as models
 from gdflows.arguments import number, whole
 from gdflows.curvature import Tracker
 from gdflows.errors import ConvergenceError, GdflowsError, InputError, IntegrationError
+from gdflows.experiments.edge_models import ROUGH, SUBSTEPS
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
 from gdflows.flows import Flow
@@ -30,11 +31,6 @@ from gdflows.walking import integrate
 PHASES = ("before", "quiet", "after")
 SIDE = 3  # iterates on each side that the filter of the centre takes
 SHARE = 0.1  # of the centre's velocity that an oscillation must change to have broken out
-# Their fields have kinks and jumps, where eigenvalues arrive or cross, which an adaptive solver
-# would resolve at great cost.
-ROUGH = (models.CentralFlow, models.SelfStabilisation)
-SUBSTEPS = 2
-
 MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "NGF": lambda E, lr: models.NGF(E),
     "IGR": models.IGR,
@@ -109,7 +105,7 @@ class Leaderboard:
         late = self._outbreaks()
         for name in names:
             others = centres.drop(columns=name).min(axis=1) if len(names) > 1 else math.inf
-            better = centres[name] <= others / 2
+            better = (centres[name] <= others / 2) & (centres[name] < math.inf)
             for phase in PHASES:
                 at = truth.phase == phase
                 if not at.any():
@@ -235,8 +231,11 @@ def leaderboard(
     """
     lr = number(lr, "lr", positive=True)
     steps, every = whole(steps, "steps"), whole(every, "every")
-    if every > steps:
-        raise InputError(f"every must be at most steps = {steps}, got {every}.")
+    if max(every, SIDE) > steps - steps % every:
+        raise InputError(
+            f"steps = {steps} at every = {every} leaves no row: the first is at the multiple of "
+            f"every from {SIDE} on, since a centre needs {SIDE} iterates on each side."
+        )
     if isinstance(flows, Mapping):
         chosen = dict(flows)
     else:
@@ -250,6 +249,10 @@ def leaderboard(
     for name, flow in chosen.items():
         if flow.objective is not objective:
             raise InputError(f"The flow {name!r} was made of another objective.")
+        if flow.lr is not None and flow.lr != lr:
+            raise InputError(
+                f"The flow {name!r} models the learning rate {flow.lr:g}, not lr = {lr:g}."
+            )
     truth, points = _descent(objective, theta0, lr, steps, every)
     tables = [truth]
     for name in progress(list(chosen), "model"):
@@ -301,6 +304,8 @@ def _follow(name, flow, lr, theta0, truth, points, rtol) -> pd.DataFrame:
         path = integrate(flow, theta0, times=times, max_evaluations=10**7, **solver)
     except IntegrationError as e:
         path, failure = e.partial, e.cause
+        if len(path) < 2:  # before the first row: it takes part, and is lost everywhere
+            return pd.DataFrame([{"model": name, "step": 0, "failure": failure}])
     except (ConvergenceError, InputError) as e:  # at a place it does not tell
         return pd.DataFrame([{"model": name, "step": 0, "failure": str(e)}])
     iterates, losses, swings = flow.iterates(path), flow.mean_loss(path), flow.oscillation(path)

@@ -31,6 +31,7 @@ def loss_rises(
     steps: int = 40,
     limit: int = 400,
     tol: float = 1e-3,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Each step at the edge: the change of the loss, and what coefficients say of it beforehand.
 
@@ -54,6 +55,8 @@ def loss_rises(
         Of training steps in which hλ₀ must have reached 2; a run that has not is left out.
     tol : float
         Relative accuracy of the eigenvalue. The principal flow's field has ten times that.
+    device : str
+        Where to compute, in double precision.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def loss_rises(
         for name, activation, loss, lr in wanted:
             for seed in range(seeds):
                 E = training_loss(
-                    "mlp", widths, activation, 1.0, data, n, seed, "cpu", loss=loss, init="default"
+                    "mlp", widths, activation, 1.0, data, n, seed, device, loss=loss, init="default"
                 )
                 found = _walk(E, lr, first, steps, limit, tol)
                 rows += [{"task": name, "seed": seed, **row} for row in found]

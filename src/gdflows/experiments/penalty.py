@@ -33,6 +33,7 @@ def gradient_penalty(
     time: float = 8.0,
     every: float = 0.8,
     seeds: int = 1,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Gradient descent of step h, and of a small step with the gradient's penalty put in by hand.
 
@@ -58,6 +59,8 @@ def gradient_penalty(
         Flow time between two rows, a multiple of all steps.
     seeds : int
         Initialisations, 0 to seeds - 1.
+    device : str
+        Where to compute, in double precision.
 
     Returns
     -------
@@ -81,14 +84,14 @@ def gradient_penalty(
     sizes = _numbers(penalties, "penalties")
     dtype = torch.float64
     found = samples(data, dtype)
-    x = torch.cat([found.x_train[n:], found.x_test])
-    y = torch.cat([found.y_train[n:], found.y_test])
+    x = torch.cat([found.x_train[n:], found.x_test]).to(device)
+    y = torch.cat([found.y_train[n:], found.y_test]).to(device)
     widths = [found.x_train[0].numel(), hidden, len(found.classes)]
     total = sum(s for s, _ in steps.values()) + len(sizes) * steps[small][0]
     tables = []
     with Progress(seeds * total) as shown:
         for seed in range(seeds):
-            net = problems.mlp(widths, "tanh", seed=seed, dtype=dtype)
+            net = problems.mlp(widths, "tanh", seed=seed, dtype=dtype, device=device)
             E = problems.classification(found, net, loss=loss, n=n)
             paths = {}
             for h, (count, kept) in steps.items():
@@ -109,8 +112,8 @@ def gradient_penalty(
                     {"seed": seed, "method": method, "size": size, "t": times}.items()
                 ):
                     table.insert(place, name, column)
-                table["moved"] = path.distance(paths["GD", small]).numpy()
-                table["apart"] = float("nan") if twin is None else path.distance(twin).numpy()
+                table["moved"] = path.distance(paths["GD", small]).cpu().numpy()
+                table["apart"] = float("nan") if twin is None else path.distance(twin).cpu().numpy()
                 tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

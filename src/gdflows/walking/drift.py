@@ -10,6 +10,7 @@ from torch import Tensor
 from gdflows.arguments import whole
 from gdflows.curvature.eigen import extreme_eigenpairs
 from gdflows.errors import InputError
+from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
@@ -61,7 +62,8 @@ def drift_bound(
     ------
     InputError
         If the two do not start together or are at different times, these are not 0, h, 2h, ...,
-        or ``points`` is below 2.
+        ``descent`` is not plain gradient descent on this loss, ``flow`` not the gradient flow, or
+        ``points`` is below 2.
 
     Notes
     -----
@@ -89,6 +91,7 @@ def drift_bound(
     steps = len(descent) - 1
     away = descent.states - flow.states
     gradients = torch.stack([objective.grad(theta) for theta in descent.states])
+    _plain(descent, gradients, h)
     ahead = objective.grad(descent.states[-1] - h * gradients[-1])
     changes = torch.cat([gradients, ahead[None]]).diff(dim=0)
     of_flow = torch.stack([objective.grad(theta) for theta in flow.states])
@@ -144,6 +147,11 @@ def _extremes(objective: Objective, descent: Trajectory, flow: Trajectory, k: in
 def _step(descent: Trajectory, flow: Trajectory) -> float:
     """The learning rate, if the two belong together."""
     descent.distance(flow)  # refuses different times
+    if flow.label != "NGF":
+        raise InputError(
+            f"drift_bound compares with the gradient flow, got a path of '{flow.label}': make it "
+            "with integrate(NGF(objective), start, times=descent.times)."
+        )
     times = descent.times
     if len(times) < 2 or not torch.allclose(
         times, torch.arange(len(times), dtype=times.dtype, device=times.device) * times[1]
@@ -156,6 +164,18 @@ def _step(descent: Trajectory, flow: Trajectory) -> float:
     if apart > 0:
         raise InputError(f"The two trajectories start {apart:.2g} apart: start them together.")
     return float(times[1])
+
+
+def _plain(descent: Trajectory, gradients: Tensor, h: float) -> None:
+    """Refuses a path with momentum, noise or of another loss: the theorem is not about it."""
+    moved = descent.states.diff(dim=0)
+    missed = length(moved + h * gradients[:-1])
+    rounding = 1e3 * torch.finfo(moved.dtype).eps * length(descent.states)
+    if missed > rounding:
+        raise InputError(
+            f"'{descent.label}' is not plain gradient descent on this loss: its steps differ from "
+            f"-h grad E by {missed:.1e} in all. Make it with descend(objective, start, lr, steps)."
+        )
 
 
 def _array(values: Tensor) -> np.ndarray:
