@@ -296,6 +296,12 @@ def _phased(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(phase=phase)
 
 
+def _lost(name: str, failure: str) -> pd.DataFrame:
+    """The one row of a flow that met none of gradient descent's."""
+    nothing = dict.fromkeys(("oscillation", *ERRORS), math.nan)
+    return pd.DataFrame([{"model": name, "step": 0, **nothing, "failure": failure}])
+
+
 def _follow(name, flow, lr, theta0, truth, points, rtol) -> pd.DataFrame:
     times = [0.0, *(lr * k for k in truth.step)]
     solver = {"method": "rk4", "step": lr / SUBSTEPS} if isinstance(flow, ROUGH) else {"rtol": rtol}
@@ -305,9 +311,9 @@ def _follow(name, flow, lr, theta0, truth, points, rtol) -> pd.DataFrame:
     except IntegrationError as e:
         path, failure = e.partial, e.cause
         if len(path) < 2:  # before the first row: it takes part, and is lost everywhere
-            return pd.DataFrame([{"model": name, "step": 0, "failure": failure}])
+            return _lost(name, failure)
     except (ConvergenceError, InputError) as e:  # at a place it does not tell
-        return pd.DataFrame([{"model": name, "step": 0, "failure": str(e)}])
+        return _lost(name, str(e))
     iterates, losses, swings = flow.iterates(path), flow.mean_loss(path), flow.oscillation(path)
     tracker, rows = Tracker(flow.objective, tol=1e-6), []
     for i, (row, (centre, iterate)) in enumerate(
