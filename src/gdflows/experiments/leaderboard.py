@@ -22,6 +22,7 @@ from gdflows.experiments.edge_models import ROUGH, SUBSTEPS
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
 from gdflows.flows import Flow
+from gdflows.flows.rod import Rod
 from gdflows.flows.slow import halves
 from gdflows.objective import Objective
 from gdflows.runs import Run
@@ -30,6 +31,7 @@ from gdflows.walking import integrate
 
 PHASES = ("before", "quiet", "after")
 SIDE = 3  # iterates on each side that the filter of the centre takes
+FINE = 1e-4  # of rods, whose estimate is of a lower order than the method
 SHARE = 0.1  # of the centre's velocity that an oscillation must change to have broken out
 MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "NGF": lambda E, lr: models.NGF(E),
@@ -43,7 +45,7 @@ MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "edge": models.EdgeFlow,
     **{f"principal rod {n}": partial(models.PrincipalRodFlow, order=n) for n in range(4)},
 }
-OPTIONS = {"noise": {"noise": "float"}, "no noise": {"noise": 0.0},
+OPTIONS = {"noise": {"noise": "measured"}, "float": {"noise": "float"}, "no noise": {"noise": 0.0},
            "slow": {"start": "slow"}, "pair": {"start": "pair"}}  # fmt: skip
 
 
@@ -192,11 +194,13 @@ def leaderboard(
     flows : sequence of str or Flow, or dict of name and Flow
         Models by name, or flows of your own. Names: NGF, IGR, order 2 … 4, PF, PF + term,
         central, self-stabilisation, rod, edge, principal rod 0 … 3; rods and edge with
-        ``+ noise``, ``+ slow`` or, for principal rods, ``+ no noise``, ``+ pair``.
+        ``+ noise`` (measured), ``+ float`` (that of the format), ``+ slow`` or, for principal
+        rods, ``+ no noise``, ``+ float``, ``+ pair``.
     every : int
         Steps between two rows.
     rtol : float
-        Of the integrations (DOP853). The central flow and self-stabilisation, whose fields have
+        Of the integrations (DOP853; rods by the exponential method, at 1e-4 if that is more,
+        which is finer than it says). The central flow and self-stabilisation, whose fields have
         kinks, are followed by two Runge-Kutta steps of order four in each step.
     seed : int
         Written into the rows.
@@ -304,7 +308,12 @@ def _lost(name: str, failure: str) -> pd.DataFrame:
 
 def _follow(name, flow, lr, theta0, truth, points, rtol) -> pd.DataFrame:
     times = [0.0, *(lr * k for k in truth.step)]
-    solver = {"method": "rk4", "step": lr / SUBSTEPS} if isinstance(flow, ROUGH) else {"rtol": rtol}
+    if isinstance(flow, ROUGH):
+        solver = {"method": "rk4", "step": lr / SUBSTEPS}
+    elif isinstance(flow, Rod):
+        solver = {"method": "exponential", "rtol": max(rtol, FINE)}
+    else:
+        solver = {"rtol": rtol}
     failure = ""
     try:
         path = integrate(flow, theta0, times=times, max_evaluations=10**7, **solver)

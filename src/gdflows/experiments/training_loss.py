@@ -46,6 +46,8 @@ def training_loss(
         raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
     found = samples(data, getattr(torch, dtype))
     shape, classes = found.x_train.shape[1:], len(found.classes)
+    if found.y_train.is_floating_point():
+        classes = found.y_train.shape[1]  # regression: an output for each target
     common = {"init": init, "scale": scale, "seed": seed, "dtype": getattr(torch, dtype)}
     common["device"] = device
     if network == "gpt":

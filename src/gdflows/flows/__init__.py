@@ -8,6 +8,7 @@ from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.principal_rod import PrincipalRodFlow
 from gdflows.flows.rod import EdgeFlow, RodFlow
+from gdflows.flows.rounding import rounding
 from gdflows.flows.stabilisation import SelfStabilisation
 from gdflows.flows.stability import (
     StabilityCoefficients,
@@ -39,6 +40,7 @@ __all__ = [
     "jacobian",
     "jacobian_eigenvalue",
     "log_multiplier",
+    "rounding",
     "stability_coefficients",
     "third_order_nonprincipal",
 ]

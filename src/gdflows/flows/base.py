@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gdflows.arguments import number
 from gdflows.errors import InputError
+from gdflows.flows.decay import Decay
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
@@ -82,6 +83,15 @@ class Flow(ABC):
     def iterates(self, path: Trajectory) -> Tensor:
         """The optimiser's iterates that the path predicts at its times, shape ``(T, D)``."""
         return path.states
+
+    def fast(
+        self, theta: Tensor, companions: dict[str, Tensor], rates: dict[str, Tensor]
+    ) -> Decay | None:
+        """The part of the field that only damps, for ``integrate(method="exponential")``.
+
+        ``rates`` are the companions' own at this state. None for a flow that does not tell.
+        """
+        return None
 
     def obstacle(self, theta: Tensor) -> str | None:
         """Why the flow may have no way on at θ; asked when the solver's steps have collapsed."""

@@ -27,6 +27,8 @@ from gdflows.arguments import number
 from gdflows.curvature.units import alike
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
+from gdflows.flows.decay import Decay, Stiff
+from gdflows.flows.rounding import rounding
 from gdflows.flows.slow import Slow, halves
 from gdflows.lengths import length, unit_vector
 from gdflows.objective import Objective
@@ -97,32 +99,43 @@ class Rod(TwoPoints):
     crossed; without noise it would go on dying. *Start*: which part of θ₀ is oscillation.
     """
 
+    order = 0  # of the differences that the field is made of
+
     def __init__(
         self,
         objective: Objective,
         lr: float,
         *,
-        noise: float | Literal["float"] = 0.0,
+        noise: float | Literal["float", "measured"] = 0.0,
         start: Literal["pair", "slow"] = "pair",
     ):
         super().__init__(objective, lr)
-        if noise != "float":
+        if noise not in ("float", "measured"):
             noise = number(noise, "noise")
             if noise < 0:
-                raise InputError(f"noise must be at least 0, or 'float', got {noise}.")
+                raise InputError(
+                    f"noise must be at least 0, or 'float' or 'measured', got {noise}."
+                )
         if start not in ("pair", "slow"):
             raise InputError(f"start must be 'pair' or 'slow', got {start!r}.")
         self.noise, self.begins = noise, start
+        self._measured: float | None = None  # at the start that a path began from
+        self._stiff = Stiff(objective, lr, self.order)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if theta.is_complex():
             raise InputError(f"The flow '{self.label}' is real; start it at theta.real.")
-        noise = self._sigma(theta)
+        self._stiff.forget()
         if self.begins == "pair":
             rod = self.lr / 2 * self.objective.grad(theta)
+            swings = unit_vector(rod)[0]
         else:
-            rod, sharpest = Slow(self.objective, self.lr).split(theta)
-            rod = rod if rod.any() else noise * sharpest
+            rod, swings = Slow(self.objective, self.lr).split(theta)
+        if self.noise == "measured":
+            self._measured = rounding(self.objective, theta, swings, self.lr)
+        noise = self._sigma(theta)
+        if self.begins == "slow" and not rod.any():
+            rod = noise * swings
         companions = self._polar(rod)
         if noise > 0:
             lowest = companions["log_length"].new_tensor([math.log(noise)])
@@ -131,10 +144,46 @@ class Rod(TwoPoints):
 
     def _sigma(self, theta: Tensor) -> float:
         """Standard deviation of one step's noise along a direction."""
-        if self.noise != "float":
+        if self.noise == "measured" and self._measured is not None:
+            return self._measured
+        if self.noise not in ("float", "measured"):
             return self.noise
         rms = length(theta) / theta.numel() ** 0.5
         return torch.finfo(theta.dtype).eps / math.sqrt(12) * (rms or 1.0)
+
+    def _growth(self, growth: Tensor, centre: Tensor, log_length: Tensor) -> Tensor:
+        """The rate of log ‖ε‖ with noise: d⟨ε²⟩/dt = 2 r ε² + σ²/h."""
+        noise = self._sigma(centre)
+        if noise == 0:
+            return growth
+        # A solver's trial step may throw the length far below the noise, and is refused then.
+        above = min(math.log(noise) - float(log_length), 100.0)
+        return growth + math.exp(2 * above) / (2 * self.lr)
+
+    def rods(self, path: Trajectory) -> Tensor:
+        """The half-rod ε at the path's times, shape ``(T, D)``."""
+        directions = path.companions["direction"]
+        unit = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+        return torch.exp(path.companions["log_length"]) * unit
+
+    def _polar(self, rod: Tensor) -> dict[str, Tensor]:
+        direction, size = unit_vector(rod)
+        if not size > 0:
+            raise InputError(
+                f"'{self.label}' cannot start at a critical point: nothing moves there, "
+                "and the rod has no direction. Start beside it."
+            )
+        return {"direction": direction, "log_length": torch.log(rod.new_tensor([size]))}
+
+    def fast(self, theta: Tensor, companions: dict[str, Tensor], rates: dict[str, Tensor]) -> Decay:
+        return self._stiff(theta, companions["direction"], float(rates["log_length"]))
+
+    def _halves(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
+        return halves(self.objective, centre, rod)
+
+
+class FirstOrder(Rod):
+    """A rod whose half-rod has a velocity ε̇, here in polar coordinates."""
 
     @abstractmethod
     def _field(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,35 +211,8 @@ class Rod(TwoPoints):
             "log_length": self._growth(growth, theta, log_length).reshape(1),
         }
 
-    def _growth(self, growth: Tensor, centre: Tensor, log_length: Tensor) -> Tensor:
-        """The rate of log ‖ε‖ with noise: d⟨ε²⟩/dt = 2 r ε² + σ²/h."""
-        noise = self._sigma(centre)
-        if noise == 0:
-            return growth
-        # A solver's trial step may throw the length far below the noise, and is refused then.
-        above = min(math.log(noise) - float(log_length), 100.0)
-        return growth + math.exp(2 * above) / (2 * self.lr)
 
-    def rods(self, path: Trajectory) -> Tensor:
-        """The half-rod ε at the path's times, shape ``(T, D)``."""
-        directions = path.companions["direction"]
-        unit = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-        return torch.exp(path.companions["log_length"]) * unit
-
-    def _polar(self, rod: Tensor) -> dict[str, Tensor]:
-        direction, size = unit_vector(rod)
-        if not size > 0:
-            raise InputError(
-                f"'{self.label}' cannot start at a critical point: nothing moves there, "
-                "and the rod has no direction. Start beside it."
-            )
-        return {"direction": direction, "log_length": torch.log(rod.new_tensor([size]))}
-
-    def _halves(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
-        return halves(self.objective, centre, rod)
-
-
-class RodFlow(Rod):
+class RodFlow(FirstOrder):
     r"""The rod flow: two consecutive iterates are the ends of a rod.
 
     .. math:: \dot c = -\tfrac12[g(c+\varepsilon) + g(c-\varepsilon)], \qquad
@@ -205,9 +227,11 @@ class RodFlow(Rod):
         The loss.
     lr : float
         The learning rate h of gradient descent.
-    noise : float or "float"
+    noise : float, "float" or "measured"
         Standard deviation of one step's rounding along a direction; "float" is that of θ's dtype,
-        eps/√12 times the root mean square of θ. 0, as published, is exact arithmetic.
+        eps/√12 times the root mean square of θ; "measured" is that of the update and of the
+        gradient at the start, see :func:`gdflows.flows.rounding`. 0, as published, is exact
+        arithmetic.
     start : {"pair", "slow"}
         As published, the rod joins θ₀ and θ₁: :math:`\varepsilon = \tfrac h2 g(\theta_0)`. "slow"
         counts only the part of θ₀ as oscillation that swings, see
@@ -230,7 +254,7 @@ class RodFlow(Rod):
         return -mean, half - 2 / self.lr * rod
 
 
-class EdgeFlow(Rod):
+class EdgeFlow(FirstOrder):
     r"""The edge flow: centre, direction and magnitude of the oscillation.
 
     .. math:: \dot c = -\tfrac12[g(c+\rho v) + g(c-\rho v)], \quad
@@ -246,9 +270,11 @@ class EdgeFlow(Rod):
         The loss.
     lr : float
         The learning rate h of gradient descent.
-    noise : float or "float"
+    noise : float, "float" or "measured"
         Standard deviation of one step's rounding along a direction; "float" is that of θ's dtype,
-        eps/√12 times the root mean square of θ. 0, as published, is exact arithmetic.
+        eps/√12 times the root mean square of θ; "measured" is that of the update and of the
+        gradient at the start, see :func:`gdflows.flows.rounding`. 0, as published, is exact
+        arithmetic.
     start : {"pair", "slow"}
         As published, the rod joins θ₀ and θ₁: :math:`\varepsilon = \tfrac h2 g(\theta_0)`. "slow"
         counts only the part of θ₀ as oscillation that swings, see

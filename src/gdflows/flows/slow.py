@@ -13,7 +13,8 @@ from gdflows.lengths import length
 from gdflows.objective import Objective
 
 MOST_SHARP = 64  # directions with hλ > 1 that a start may have
-FILTER = 6  # differences that separate the smooth part of a path from the swinging one
+FILTER = 10  # differences that separate the smooth part of a path from the swinging one
+ROUNDS = 12  # of them, at most; each brings the rod some twenty times closer
 
 
 def halves(objective: Objective, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +40,8 @@ class Slow:
         sharp = self._sharp(theta - rod)
         rod, _ = self._settle(theta, rod, sharp, 1, 3)
         # Sharper, but only where the oscillation changes little within some steps.
-        finer, changes = self._settle(theta, rod, sharp, FILTER, 4)
-        if changes[-1] < 0.1 * changes[0]:
+        finer, changes = self._settle(theta, rod, sharp, FILTER, ROUNDS)
+        if changes[-1] < 0.01 * changes[0]:
             rod = finer
         return rod, sharp.vectors[0]
 
@@ -63,6 +64,8 @@ class Slow:
             change = (sharp.vectors @ swing * weights) @ sharp.vectors
             changes.append(length(change))
             rod = rod + change
+            if len(changes) > 2 and changes[-1] > changes[-2] / 2:  # that is rounding
+                break
         return rod, changes
 
     def _sharp(self, theta: Tensor) -> Eigenpairs:

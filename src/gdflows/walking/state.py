@@ -30,6 +30,15 @@ class State:
         wide = torch.complex128 if any(p.is_complex() for p in parts) else torch.float64
         return torch.cat([p.detach().reshape(-1).cpu().to(wide) for p in parts]).numpy()
 
+    def slices(self) -> dict[str, slice]:
+        """Where in the vector θ and each companion lie, by name."""
+        found, at = {"theta": slice(0, self.theta0.numel())}, self.theta0.numel()
+        for name, (shape, _) in self.shapes.items():
+            n = int(np.prod(shape))
+            found[name] = slice(at, at + n)
+            at += n
+        return found
+
     def unpack(self, y: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
         """Of ``(S,)`` or ``(T, S)``: tensors with the same leading axis."""
         whole = torch.from_numpy(np.ascontiguousarray(y))

@@ -28,8 +28,12 @@ def load(
     name : str
         - ``"gratings"``: 1,000 and 200 images of 8x8 pixels, noisy gratings at ten orientations;
           made on the spot, nothing needed.
-        - ``"iris"``, ``"breast-cancer"``, ``"digits"``: from scikit-learn, nothing to download.
-          A fifth of the samples, at random by ``seed``, is the test set.
+        - ``"chebyshev-4"`` or another degree of 1 to 9: 20 points of that Chebyshev polynomial
+          on [−1, 1], equally spaced, and the 19 between them to test. Not standardised.
+        - ``"iris"``, ``"breast-cancer"``, ``"wine"``, ``"digits"``, and for regression
+          ``"diabetes"``: from scikit-learn, nothing to download. A fifth of the samples, at
+          random by ``seed``, is the test set. ``"wine-moved"``: every third of the wines is
+          said to be of the next class, so that there is something to learn by heart.
         - ``"mnist"``: 60,000 and 10,000 images, downloaded (11 MB).
         - ``"mnist-1k"`` ... ``"mnist-9k"``: *of the 10,000 images of MNIST's test files*, the
           first n thousand to train and the last thousand to test. Enough to study training on,
@@ -43,7 +47,8 @@ def load(
           tenth is the test set. Not standardised.
     standardise : {None, "pixel", "channel", "none"}
         Subtract the mean and divide by the standard deviation, over the training samples in
-        use: of each input on its own, or of each channel of the images as a whole. Inputs that
+        use: of each input on its own, or of each channel of the images as a whole; of real
+        targets too. Inputs that
         never vary become zero. By default ``"channel"`` for digits and MNIST, where some pixels
         hardly ever vary, and ``"pixel"`` else. With ``"none"`` images are scaled to 0...1, and
         features left as they are.
@@ -176,6 +181,14 @@ def _dataset(
         low, high = train.amin(axes, keepdim=True), train.amax(axes, keepdim=True)
         factor = torch.where(high > low, 1 / std, 0.0)
         train, test = train.mul_(factor), test.mul_(factor)
+    if not classes:
+        targets, others = (torch.tensor(y, dtype=wide) for y in (y_train, y_test))
+        if standardise != "none":
+            mean, std = targets.mean(0), targets.std(0, correction=0)
+            targets, others = (targets - mean) / std, (others - mean) / std
+        return Dataset(
+            name, train.to(dtype), targets.to(dtype), test.to(dtype), others.to(dtype), ()
+        )
     y_train, y_test = (torch.from_numpy(y.astype(np.int64)) for y in (y_train, y_test))
     return Dataset(name, train.to(dtype), y_train, test.to(dtype), y_test, classes)
 

@@ -17,9 +17,11 @@ from gdflows.problems.data.files import FILES, damaged, fetch, package, present
 from gdflows.problems.generated import CLASSES, gratings
 
 NAMES = (
-    "gratings, iris, breast-cancer, digits, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
+    "gratings, chebyshev-d for degrees d of 1 to 9, iris, breast-cancer, wine, wine-moved, "
+    "digits, diabetes, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
     "cifar10-49k, shakespeare-T for sequences of T characters"
 )
+SCIKIT_LEARN = ("iris", "breast-cancer", "wine", "wine-moved", "digits", "diabetes")
 _DIGITS = tuple(str(i) for i in range(10))
 _CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -57,11 +59,13 @@ def source_of(name: str) -> Source:
     """
     if not isinstance(name, str):
         raise InputError(f"A data set is known by its name, a str; got {name!r}.")
-    if name in ("iris", "breast-cancer", "digits"):
+    if name in SCIKIT_LEARN:
         scale = "channel" if name == "digits" else "pixel"
         return Source(partial(_scikit_learn, name), standardise=scale)
     if name == "gratings":
         return Source(_gratings, standardise="channel")
+    if degree := re.fullmatch(r"chebyshev-([1-9])", name):
+        return Source(partial(_chebyshev, int(degree[1])), standardise="none")
     if name == "mnist":
         return Source(_mnist, MNIST, standardise="channel")
     if name == "cifar10":
@@ -86,13 +90,21 @@ def _gratings(*_) -> Named:
     return gratings(), tuple(f"{180 * c // CLASSES}°" for c in range(CLASSES))
 
 
+def _chebyshev(degree: int, *_) -> Named:
+    """20 points of a polynomial to learn, and those between them to test."""
+    x, between = np.linspace(-1, 1, 20)[:, None], np.linspace(-1, 1, 39)[1::2, None]
+    return (x, np.cos(degree * np.arccos(x)), between, np.cos(degree * np.arccos(between))), ()
+
+
 def _scikit_learn(name: str, _: Path | None, seed: int) -> Named:
     datasets = package("sklearn.datasets", "scikit-learn")
     read: Callable = {
         "iris": datasets.load_iris,
         "breast-cancer": datasets.load_breast_cancer,
+        "wine": datasets.load_wine,
         "digits": datasets.load_digits,
-    }[name]
+        "diabetes": datasets.load_diabetes,
+    }[name.removesuffix("-moved")]
     try:
         bunch = read()
     except (OSError, EOFError, ValueError) as error:
@@ -104,8 +116,13 @@ def _scikit_learn(name: str, _: Path | None, seed: int) -> Named:
         x = x.reshape(-1, 1, 8, 8) / 16
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).numpy()
     test, train = np.split(order, [len(x) // 5])
+    if name == "diabetes":  # a disease's progression, a number
+        return (x[train], y[train, None], x[test], y[test, None]), ()
     y = y.astype(np.int64)  # on some systems it is shorter
-    return (x[train], y[train], x[test], y[test]), tuple(map(str, bunch.target_names))
+    names = tuple(map(str, bunch.target_names))
+    if name.endswith("-moved"):
+        y[::3] = (y[::3] + 1) % len(names)
+    return (x[train], y[train], x[test], y[test]), names
 
 
 # -- MNIST ---------------------------------------------------------------------------------------
