@@ -15,6 +15,7 @@ from gdflows.lengths import length
 from gdflows.objective import Objective
 
 LOWEST = 5.0  # a rod that shrinks faster than by e⁻⁵ a step is gone at once
+DROP = 1.5  # of log m from one iterate to the next, at most
 PUSHES = 1e-5  # length, relative to the centre's, from which the rod's push may be seen
 STEEP = 0.2  # growth of the push in a step from which its differences miss something
 SHRINKS = 0.1  # the push of a rod with a smaller multiplier is gone
@@ -96,6 +97,7 @@ class PrincipalRodFlow(Rod):
         size = visible_length(theta, log_length)
         rod, along = size * v, size
         centre_rate, turn, growth = torch.zeros_like(centre), torch.zeros_like(v), 0.0
+        logarithm = 0.0
         for i, weight in enumerate(self.weights):
             mean, half = self._halves(centre, rod)
             moved = h * half - rod
@@ -106,7 +108,9 @@ class PrincipalRodFlow(Rod):
             centre, rod = centre - h * mean, moved
             # Of the rod only what lies along it at first: the rest decays, and swings in the map.
             before, along = along, float(torch.dot(v, rod))
-            growth += weight / h * self._logarithm(along, before)
+            # Where it collapses within the next steps, differences would tell nothing.
+            logarithm = max(self._logarithm(along, before), logarithm - DROP if i else -LOWEST)
+            growth += weight / h * logarithm
         return centre_rate + push, {
             "direction": turn - torch.dot(v, turn) * v,
             "log_length": self._growth(v.new_tensor(growth), theta, log_length).reshape(1),
