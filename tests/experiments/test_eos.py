@@ -170,7 +170,7 @@ def test_commands(tmp_path):
     assert code == 0 and (tmp_path / "a" / "picture.png").stat().st_size > 10_000
     code, said = invoke("compare", tmp_path / "a", tmp_path / "b")
     assert code == 0 and "The same configuration" in said
-    code, said = invoke("plot", "edge-models-conv")
+    code, said = invoke("plot", "along-u0-conv")
     assert code == 1 and "has no picture" in said
 
 

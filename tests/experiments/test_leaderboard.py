@@ -9,7 +9,8 @@ import torch
 
 import gdflows as gf
 from gdflows.errors import InputError
-from gdflows.experiments.leaderboard import MODELS, Leaderboard, _phased, model
+from gdflows.experiments.board import Leaderboard
+from gdflows.experiments.leaderboard import MODELS, _phased, model
 
 f64 = torch.float64
 
@@ -74,6 +75,24 @@ def test_a_path_that_ends_early_counts_as_lost():
     assert table.better["b"] == 0.5  # where a is lost
 
 
+def test_against_the_best_of_its_rivals():
+    rows = [{"seed": s, "model": "GD", "step": k, "phase": "after"}
+            for s in (0, 1) for k in (1, 2, 3)]
+    errors = {"mine 1": [1, 2, 9], "mine 0": [0, 0, 0], "b": [8, 4, 5], "c": [6, 3, None]}
+    rows += [{"seed": 0, "model": m, "step": k + 1, "centre_error": e}
+             for m, es in errors.items() for k, e in enumerate(es)]
+    rows += [{"seed": 1, "model": m, "step": 1, "centre_error": 1.0} for m in errors]
+    board = Leaderboard(pd.DataFrame(rows))
+    first, second = board.against("mine 1").to_dict("records")
+    assert (first["own"], first["rival"], first["best"]) == (2, "b", 5) and first["ratio"] == 0.4
+    assert first["times"] == 3 and math.isnan(second["ratio"])  # all lost
+    assert board.against("b", rivals=["c"]).ratio[0] == 5 / 6
+    with pytest.raises(InputError, match="No model 'd'"):
+        board.against("d")
+    with pytest.raises(InputError, match="no rival"):
+        board.against("b", rivals=[])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_known_by_its_name(name):
     E = gf.problems.valley()
@@ -83,7 +102,7 @@ def test_every_model_is_known_by_its_name(name):
 
 def test_options_reach_the_flow():
     flow = model("edge + noise + slow", gf.problems.valley(), 0.05)
-    assert (flow.noise, flow.begins) == ("float", "slow")
+    assert (flow.noise, flow.begins) == ("measured", "slow")
     assert model("principal rod 1 + no noise + pair", gf.problems.valley(), 0.05).noise == 0
 
 

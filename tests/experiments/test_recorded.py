@@ -90,4 +90,4 @@ def test_a_run_of_an_unknown_study_or_of_other_rows_is_refused():
     table = along_u0(**SMALL, at="5")
     with pytest.raises(InputError, match="holds no row"):
         repeat(runs.Run("short", short, table, run.environment))
-    assert set(STUDIES) >= {"one-step", "along-u0", "step-size", "edge-models"}
+    assert set(STUDIES) >= {"one-step", "along-u0", "step-size", "leaderboard"}

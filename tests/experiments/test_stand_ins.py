@@ -18,7 +18,7 @@ from gdflows.problems.data.sources import source_of
 
 # What is made smaller than in the records' own checks, by study.
 SMALLER = {
-    "edge-models": {"n": 4, "start": 1, "every": 1, "steps": 1, "rtol": 1e-2},
+    "leaderboard": {"n": 4, "wait": 1, "every": 3, "steps": 6, "seeds": 1, "rtol": 1e-2},
     "eos": {"n": 20, "widths": "8-8", "every": 1, "steps": 2},
     "step-size": {"n": 20, "every": 1, "steps": 2},
     "step-size-trained": {"n": 20, "every": 1, "steps": 2, "seeds": 1},
@@ -26,9 +26,9 @@ SMALLER = {
 }
 # The transformers' fields cost so much that they follow some of their flows only.
 SMALLER_STILL = {
-    "edge-models-cifar": {"widths": "8-8"},
-    "edge-models-gpt": {"n": 2, "models": "NGF,rod,edge"},
-    "edge-models-vit": {"n": 2, "models": "NGF,rod,edge"},
+    "leaderboard-cifar": {"widths": "8-8"},
+    "leaderboard-gpt": {"n": 2, "models": "NGF,rod,edge"},
+    "leaderboard-vit": {"n": 2, "models": "NGF,rod,edge"},
 }
 ELSEWHERE = [name for name, of in DATA.items() if of is not None and source_of(of).files]
 

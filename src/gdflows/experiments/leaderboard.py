@@ -6,7 +6,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -18,7 +17,7 @@ from gdflows import flows as models
 from gdflows.arguments import number, whole
 from gdflows.curvature import Tracker
 from gdflows.errors import ConvergenceError, GdflowsError, InputError, IntegrationError
-from gdflows.experiments.edge_models import ROUGH, SUBSTEPS
+from gdflows.experiments.board import ERRORS, PHASES, SHARE, Leaderboard
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
 from gdflows.flows import Flow
@@ -29,10 +28,12 @@ from gdflows.runs import Run
 from gdflows.runs.progress import progress
 from gdflows.walking import integrate
 
-PHASES = ("before", "quiet", "after")
 SIDE = 3  # iterates on each side that the filter of the centre takes
 FINE = 1e-4  # of rods, whose estimate is of a lower order than the method
-SHARE = 0.1  # of the centre's velocity that an oscillation must change to have broken out
+# Their fields have kinks and jumps, where eigenvalues arrive or cross, which an adaptive solver
+# would resolve at great cost.
+ROUGH = (models.CentralFlow, models.SelfStabilisation)
+SUBSTEPS = 2
 MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "NGF": lambda E, lr: models.NGF(E),
     "IGR": models.IGR,
@@ -69,103 +70,6 @@ def model(name: str, objective: Objective, lr: float) -> Flow:
     if options and not re.search(r"rod|edge", kind):
         raise InputError(f"{kind!r} has neither noise nor a choice of start, in {name!r}.")
     return MODELS[kind](objective, lr, **options)
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """What each flow predicted, step by step, and a table of it by phase.
-
-    Attributes
-    ----------
-    paths : pandas.DataFrame
-        A row for each seed, model and step looked at; see :func:`gdflows.leaderboard`. Gradient
-        descent itself is model "GD".
-    """
-
-    paths: pd.DataFrame
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """By model and phase.
-
-        Columns: ``times``, how many were compared; the medians over times and seeds of
-        ``centre``, ``iterates``, ``loss`` and ``sharpness`` errors; ``worst``, the centre's
-        largest; ``better``, the share of times at which its centre's error is at most half of
-        the least among all other models; ``outbreak``, the median of how many steps too late it
-        saw the oscillation break out (negative: too early), and ``missed``, the share of seeds
-        whose outbreak it did not see. A path that ended early counts as an infinite error from
-        there on.
-        """
-        seen, rows = self.paths, []
-        truth = seen[seen.model == "GD"].set_index(["seed", "step"])
-        names = [name for name in dict.fromkeys(seen.model) if name != "GD"]
-        errors = {}
-        for name in names:
-            own = seen[seen.model == name].set_index(["seed", "step"])
-            errors[name] = own.reindex(truth.index)
-        centres = pd.DataFrame({n: e.centre_error.fillna(math.inf) for n, e in errors.items()})
-        late = self._outbreaks()
-        for name in names:
-            others = centres.drop(columns=name).min(axis=1) if len(names) > 1 else math.inf
-            better = (centres[name] <= others / 2) & (centres[name] < math.inf)
-            for phase in PHASES:
-                at = truth.phase == phase
-                if not at.any():
-                    continue
-                part = errors[name][at].fillna({c: math.inf for c in ERRORS})
-                found = {"model": name, "phase": phase, "times": int(at.sum())}
-                found |= {c.removesuffix("_error"): part[c].abs().median() for c in ERRORS}
-                found |= {"worst": part.centre_error.max(), "better": float(better[at].mean())}
-                if phase == "after":
-                    delays = late[late.model == name].delay
-                    found |= {"outbreak": delays.median(), "missed": float(delays.isna().mean())}
-                rows.append(found)
-        return pd.DataFrame(rows)
-
-    def _outbreaks(self) -> pd.DataFrame:
-        """How late each model saw each outbreak, in steps; NaN where it did not."""
-        rows = []
-        for seed, group in self.paths.groupby("seed"):
-            truth = group[group.model == "GD"]
-            after = truth[truth.phase == "after"]
-            if after.empty:
-                continue
-            crossed = truth[truth.phase != "before"].step.min()
-            # The push grows with the square of the oscillation: where was it at the threshold?
-            first = after.iloc[0]
-            level, when = first.oscillation * math.sqrt(SHARE / first.push), int(first.step)
-            for name, own in group[group.model != "GD"].groupby("model"):
-                high = own[(own.step >= crossed) & (own.oscillation >= level)].step
-                rows.append(
-                    {
-                        "seed": seed,
-                        "model": name,
-                        "delay": float(high.min()) - when if len(high) else math.nan,
-                    }
-                )
-        return pd.DataFrame(rows, columns=["seed", "model", "delay"])
-
-    def plot(self, figure, seed: int | None = None) -> None:
-        """Draw one seed's errors of the centre and its oscillation on a matplotlib figure."""
-        from gdflows.plotting import COLOURS, against_edge
-
-        seen = self.paths[self.paths.seed == (self.paths.seed.iloc[0] if seed is None else seed)]
-        top, middle, below = figure.subplots(3, 1, sharex=True)
-        truth = seen[seen.model == "GD"]
-        against_edge(top, truth.step, truth.x / 2)
-        top.set_ylabel("sharpness / edge")
-        middle.semilogy(truth.step, truth.oscillation, color=COLOURS["GD"], label="GD")
-        for name, own in seen[seen.model != "GD"].groupby("model", sort=False):
-            colour = COLOURS.get(name)
-            swings = own[own.oscillation > 0]
-            middle.semilogy(swings.step, swings.oscillation, color=colour)
-            below.semilogy(own.step, own.centre_error, color=colour, label=name)
-        middle.set(ylabel="oscillation", ylim=(1e-18, None))
-        below.set(ylabel="error of the centre", xlabel="step")
-        below.legend(fontsize=7, ncols=3)
-
-
-ERRORS = ("centre_error", "iterates_error", "loss_error", "sharpness_error")
 
 
 def leaderboard(
