@@ -20,6 +20,17 @@ def test_is_the_loss_of_the_first_n_samples():
         )
 
 
+def test_regression_with_real_targets():
+    data = problems.load("diabetes", dtype=F64)
+    for dtype in (F64, torch.float32):
+        network = mlp([10, 5, 1], dtype=dtype)
+        objective = classification(data, network, n=50)
+        x, y = data.x_train[:50].to(dtype), data.y_train[:50].to(dtype)
+        expected = 0.5 * (network(x) - y).square().sum(1).mean().detach()
+        assert expected.dtype == dtype
+        torch.testing.assert_close(objective.value(objective.theta0), expected)
+
+
 def test_takes_the_networks_dtype_and_a_data_set_already_there():
     data = problems.load("digits").take(20)
     objective = classification(data, mlp([64, 3, 10], dtype=F64))

@@ -19,6 +19,7 @@ from gdflows.problems import Dataset, data, load, text
     [
         ("iris", (4,), 120, 30, 3),
         ("breast-cancer", (30,), 456, 113, 2),
+        ("wine", (13,), 143, 35, 3),
         ("digits", (1, 8, 8), 1438, 359, 10),
     ],
 )
@@ -30,6 +31,36 @@ def test_scikit_learns_sets(name, shape, train, test, classes):
     assert len(d.classes) == classes
     assert d.y_train.unique().tolist() == list(range(classes))
     assert str(train) in repr(d) and len(repr(d)) < 120
+
+
+def test_a_third_of_the_wines_is_moved_to_the_next_class():
+    plain, moved = load("wine"), load("wine-moved")
+    assert torch.equal(plain.x_train, moved.x_train)
+    was = torch.cat([plain.y_train, plain.y_test])
+    by = (torch.cat([moved.y_train, moved.y_test]) - was) % 3
+    assert by.unique().tolist() == [0, 1] and int(by.sum()) == 60  # of 178, 0, 3, 6, …
+
+
+def test_regression():
+    d = load("diabetes", dtype=torch.float64)
+    assert d.x_train.shape == (354, 10) and d.y_train.shape == (354, 1) and d.classes == ()
+    for t in (d.x_train, d.y_train):
+        torch.testing.assert_close(t.mean(0), torch.zeros_like(t[0]), rtol=0, atol=1e-12)
+        torch.testing.assert_close(t.std(0, correction=0), torch.ones_like(t[0]))
+    raw = load("diabetes", standardise="none", dtype=torch.float64)
+    assert 20 < raw.y_train.min() < raw.y_train.max() < 400  # as the authors give it
+    by_hand = (raw.y_test - raw.y_train.mean(0)) / raw.y_train.std(0, correction=0)
+    torch.testing.assert_close(d.y_test, by_hand)
+
+
+def test_a_polynomial_to_learn():
+    d = load("chebyshev-4", dtype=torch.float64)
+    for x, y in ((d.x_train, d.y_train), (d.x_test, d.y_test)):
+        torch.testing.assert_close(y, 8 * x**4 - 8 * x**2 + 1)
+    assert len(d.x_train) == 20 and len(d.x_test) == 19
+    assert not set(d.x_train[:, 0].tolist()) & set(d.x_test[:, 0].tolist())
+    with pytest.raises(DataError, match="chebyshev"):
+        load("chebyshev-0")
 
 
 def test_split_is_a_partition_fixed_by_the_seed():

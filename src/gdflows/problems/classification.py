@@ -32,7 +32,7 @@ def classification(
         A name for :func:`load`, or what it returned. Its training samples are taken to the
         network's dtype and device.
     network : torch.nn.Module
-        With one output a class.
+        With one output a class, or for regression one a target.
     loss : {"mse", "cross-entropy"}
         :func:`squared_error` (one-hot targets, with ½ and a mean over samples only) or
         :func:`cross_entropy`.
@@ -73,6 +73,9 @@ def classification(
         data = load(data, folder=folder, dtype=first.dtype)
     if n is not None:
         data = data.take(n)
-    x, y = data.x_train, data.y_train.to(first.device)
-    x = x.to(first) if x.is_floating_point() else x.to(first.device)
+    # Numbers of classes and characters keep their dtype.
+    x, y = (
+        t.to(first) if t.is_floating_point() else t.to(first.device)
+        for t in (data.x_train, data.y_train)
+    )
     return Objective.from_module(network, LOSSES[loss], (x, y), chunk=chunk, shard=shard)
