@@ -23,7 +23,9 @@ def test_the_table():
     assert (said.swing * said.swing.shift(1)).dropna().max() < 0  # from wall to wall
     assert parts["two numbers"].swing[1] == pytest.approx(said.swing[1], rel=1e-4)
     # what the table calls gradient descent is torch's
-    net = gf.problems.mlp([64, 16, 10], "tanh", scale=0.5, seed=0, dtype=torch.float64)
+    net = gf.problems.mlp(
+        [64, 16, 10], "tanh", init="xavier", scale=0.5, seed=0, dtype=torch.float64
+    )
     E = gf.problems.classification("gratings", net, n=60)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.22)
     losses, (x, y) = [], E.data

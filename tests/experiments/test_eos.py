@@ -206,11 +206,11 @@ def test_accuracy_on_samples_held_out():
 
 
 def test_a_goal_ends_the_run_where_it_is_reached(tmp_path):
-    whole = carry_out("eos", SMALL | {"lr": 0.3, "every": 1})
+    whole = carry_out("eos", SMALL | {"lr": 0.05, "every": 1})
     goal = float(whole.loss[30]) * 1.0001
     first = int(whole.step[whole.loss <= goal].iloc[0])
     log = Log()
-    table = carry_out("eos", SMALL | {"lr": 0.3, "until": goal}, log)
+    table = carry_out("eos", SMALL | {"lr": 0.05, "until": goal}, log)
     assert first % 4  # between two rows
     assert list(table.step) == [*range(0, first, 4), first]
     assert table.loss.iloc[-1] == pytest.approx(whole.loss[first], rel=1e-5)
