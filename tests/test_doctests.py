@@ -10,19 +10,26 @@ import torch
 import gdflows
 
 MODULES = ["gdflows"] + sorted(
-    module.name for module in pkgutil.walk_packages(gdflows.__path__, "gdflows.")
+    module.name
+    for module in pkgutil.walk_packages(gdflows.__path__, "gdflows.")
     if not module.name.endswith("__main__")
 )
-NEEDS = {"gdflows.training.lightning": "lightning", "gdflows.adapters.lightning": "lightning",
-         "gdflows.training.huggingface": "transformers",
-         "gdflows.adapters.huggingface": "transformers"}
+NEEDS = {
+    "gdflows.training.lightning": "lightning",
+    "gdflows.adapters.lightning": "lightning",
+    "gdflows.training.huggingface": "transformers",
+    "gdflows.adapters.huggingface": "transformers",
+}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def examples(name):
     """The docstrings of a module that have examples. Of another module's names, none."""
-    return [found for found in doctest.DocTestFinder().find(importlib.import_module(name))
-            if found.examples]
+    return [
+        found
+        for found in doctest.DocTestFinder().find(importlib.import_module(name))
+        if found.examples
+    ]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -40,7 +47,12 @@ def test_examples_give_what_they_say(name, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_found_and_none_is_skipped():
-    found = [example for name in MODULES if name not in NEEDS for test in examples(name)
-             for example in test.examples]
+    found = [
+        example
+        for name in MODULES
+        if name not in NEEDS
+        for test in examples(name)
+        for example in test.examples
+    ]
     assert len(found) > 100
     assert [e.source for e in found if doctest.SKIP in e.options] == []

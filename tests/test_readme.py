@@ -31,8 +31,12 @@ def test_its_python_runs_in_order_in_an_empty_folder(tmp_path):
     empty.mkdir()
     script.write_text("\n".join(blocks("python")))
     assert len(blocks("python")) > 3
-    done = subprocess.run([sys.executable, "-W", "error::DeprecationWarning:gdflows", script],
-                          cwd=empty, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:gdflows", script],
+        cwd=empty,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert len(done.stdout.splitlines()) >= 4
@@ -40,8 +44,12 @@ def test_its_python_runs_in_order_in_an_empty_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", sorted({tuple(w[:3]) if w[1] == "run" else tuple(w[:2])
-                     for w in commands() if w[0] == "gdflows"}), ids=" ".join)
+    "words",
+    sorted(
+        {tuple(w[:3]) if w[1] == "run" else tuple(w[:2]) for w in commands() if w[0] == "gdflows"}
+    ),
+    ids=" ".join,
+)
 def test_its_commands_exist(words):
     from typer.testing import CliRunner
 
@@ -55,9 +63,13 @@ def test_its_commands_exist(words):
 def test_its_targets_extras_and_settings_exist():
     makefile = (ROOT / "Makefile").read_text()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"]
-    tools = "".join(p.read_text() for p in (ROOT / "tools").rglob("*") if p.is_file()
-                    and p.suffix in ("", ".py"))
+        "optional-dependencies"
+    ]
+    tools = "".join(
+        p.read_text()
+        for p in (ROOT / "tools").rglob("*")
+        if p.is_file() and p.suffix in ("", ".py")
+    )
     for words in commands():
         settings = [word.split("=")[0] for word in words if re.match(r"[A-Z_]+=", word)]
         rest = [word for word in words if "=" not in word or word.startswith("--")]

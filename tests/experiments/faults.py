@@ -114,8 +114,11 @@ def kills(place, count, rng):
                 now = runs.unfinished(folder)["step"]
                 assert now >= step, (now, step)
                 step = now
-            phase = "while writing" if any(n.endswith(".new") for n in names) else (
-                "between states" if "unfinished.pt" in names else "before the first state")
+            phase = (
+                "while writing"
+                if any(n.endswith(".new") for n in names)
+                else ("between states" if "unfinished.pt" in names else "before the first state")
+            )
             phases[phase] += 1
         assert table(folder) == expected, folder
         littered += sorted(f.name for f in folder.iterdir()) != ["run.json", "table.csv"]

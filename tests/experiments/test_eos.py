@@ -189,3 +189,37 @@ def test_bad_input():
     for wrong in ({"network": "mlp"}, {"network": "tree-tanh"}, {"every": 0}, {"optimizer": "x"}):
         with pytest.raises(InputError):
             carry_out("eos", SMALL | wrong)
+
+
+def test_accuracy_on_samples_held_out():
+    table = carry_out("eos", SMALL | {"lr": 0.3, "dtype": "float64", "test": 50})
+    net = gf.problems.mlp([64, 16, 10], "tanh", init="default", seed=0, dtype=torch.float64)
+    E = gf.problems.classification("digits", net, n=100)
+    data = gf.problems.load("digits", dtype=torch.float64)
+    path = gf.descend(E, E.theta0, 0.3, 40)
+    for step in range(0, 41, 4):
+        E.write(path.states[step])
+        right = (net(data.x_test[:50]).argmax(1) == data.y_test[:50]).double().mean()
+        assert table.set_index("step").test_accuracy[step] == float(right)
+    assert table.test_accuracy.iloc[-1] > table.test_accuracy.iloc[0]
+    assert "test_accuracy" not in carry_out("eos", SMALL)
+
+
+def test_a_goal_ends_the_run_where_it_is_reached(tmp_path):
+    whole = carry_out("eos", SMALL | {"lr": 0.05, "every": 1})
+    goal = float(whole.loss[30]) * 1.0001
+    first = int(whole.step[whole.loss <= goal].iloc[0])
+    log = Log()
+    table = carry_out("eos", SMALL | {"lr": 0.05, "until": goal}, log)
+    assert first % 4  # between two rows
+    assert list(table.step) == [*range(0, first, 4), first]
+    assert table.loss.iloc[-1] == pytest.approx(whole.loss[first], rel=1e-5)
+    assert f"reached the loss {goal:g} at step {first}" in log.ended
+    code, said = invoke("run", "eos", "--until", 1.0, "--n", 50, "--out", tmp_path / "soon")
+    assert code == 0 and "reached the loss 1 at step 0" in said
+
+
+@pytest.mark.parametrize("wrong", [{"test": 10_000}, {"test": -1}, {"until": -0.1}])
+def test_what_cannot_be_held_out_or_reached(wrong):
+    with pytest.raises(InputError, match="test|until"):
+        carry_out("eos", SMALL | wrong)

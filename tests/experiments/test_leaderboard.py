@@ -31,8 +31,13 @@ def test_the_filter_splits_a_path_and_bends_it_little():
 
 
 def test_phases_follow_the_edge_and_the_outbreak():
-    rows = pd.DataFrame({"x": [1.9, 2.1, 2.3, 1.9, 2.0], "push": [0.5, 0.0, 0.05, 0.2, 0.0],
-                         "oscillation": [1.0, 1e-9, 1e-3, 0.5, 0.1]})
+    rows = pd.DataFrame(
+        {
+            "x": [1.9, 2.1, 2.3, 1.9, 2.0],
+            "push": [0.5, 0.0, 0.05, 0.2, 0.0],
+            "oscillation": [1.0, 1e-9, 1e-3, 0.5, 0.1],
+        }
+    )
     found = _phased(rows)
     assert list(found.phase) == ["before", "quiet", "quiet", "after", "after"]
     assert list(_phased(rows[:2]).phase) == ["before", "quiet"]
@@ -63,13 +68,18 @@ def test_a_flow_of_ones_own_takes_part_under_its_name(board):
 
 
 def test_a_path_that_ends_early_counts_as_lost():
-    rows = [{"seed": 0, "model": "GD", "step": k, "phase": "before", "push": 0.0,
-             "oscillation": 0.0} for k in (10, 20)]
+    rows = [
+        {"seed": 0, "model": "GD", "step": k, "phase": "before", "push": 0.0, "oscillation": 0.0}
+        for k in (10, 20)
+    ]
     errors = dict.fromkeys(("centre_error", "iterates_error", "loss_error", "sharpness_error"))
-    rows += [{"seed": 0, "model": "a", "step": 10, "oscillation": 0.0}
-             | {name: 1.0 for name in errors}]
-    rows += [{"seed": 0, "model": "b", "step": k, "oscillation": 0.0}
-             | {name: 9.0 for name in errors} for k in (10, 20)]
+    rows += [
+        {"seed": 0, "model": "a", "step": 10, "oscillation": 0.0} | {name: 1.0 for name in errors}
+    ]
+    rows += [
+        {"seed": 0, "model": "b", "step": k, "oscillation": 0.0} | {name: 9.0 for name in errors}
+        for k in (10, 20)
+    ]
     table = Leaderboard(pd.DataFrame(rows)).table.set_index("model")
     assert table.worst["a"] == math.inf and table.better["a"] == 0.5
     assert table.better["b"] == 0.5  # where a is lost
@@ -108,9 +118,13 @@ def test_options_reach_the_flow():
 
 @pytest.mark.parametrize(
     ("flows", "word"),
-    [(["NFG"], "Unknown model"), (["rod + loud"], "Unknown model"), (["NGF + noise"], "neither"),
-     ([gf.flows.NGF(gf.problems.valley())] * 2, "same name"),
-     ([gf.flows.NGF(gf.problems.cosh())], "another objective")],
+    [
+        (["NFG"], "Unknown model"),
+        (["rod + loud"], "Unknown model"),
+        (["NGF + noise"], "neither"),
+        ([gf.flows.NGF(gf.problems.valley())] * 2, "same name"),
+        ([gf.flows.NGF(gf.problems.cosh())], "another objective"),
+    ],
 )
 def test_what_cannot_take_part_is_refused(flows, word):
     E = gf.problems.valley()

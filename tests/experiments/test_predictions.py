@@ -6,7 +6,14 @@ import torch
 
 import gdflows as gf
 from gdflows.errors import InputError
-from gdflows.experiments.predictions import _predict, _steps, along_u0, one_step
+from gdflows.experiments.predictions import (
+    _each,
+    _predict,
+    _steps,
+    along_u0,
+    each_step,
+    one_step,
+)
 
 SMALL = {"data": "digits", "scale": 0.3, "widths": "6", "n": 60, "lr": 0.15}
 
@@ -57,3 +64,34 @@ def test_steps():
             _steps(wrong)
     with pytest.raises(InputError, match="network must be"):
         one_step(network="rnn")
+
+
+def test_each_step_on_a_parabola():
+    """Both flows are exponentials there, the sharpness stands still, and no cubic term is left."""
+    h, curvatures = 0.1, np.array([21.0, 4.0])
+    E = gf.problems.quadratic(torch.tensor(curvatures))
+    theta = torch.tensor([-0.3, 1.0], dtype=torch.float64)
+    after, x = theta - h * E.grad(theta), h * curvatures
+    row = _each(E, h, theta, after, [gf.curvature.Tracker(E, tol=1e-8) for _ in range(4)])
+    energies = curvatures * theta.numpy() ** 2 / 2
+    assert row["product"] == pytest.approx(6.3) and row["x"] == pytest.approx(2.1)
+    assert row["after"] == pytest.approx(-1.1 * 6.3) and row["cubic"] == 0
+    assert row["change"] == pytest.approx(energies @ ((1 - x) ** 2 - 1))
+    assert row["down"] == pytest.approx(energies @ (np.exp(-2 * x) - 1), rel=2e-3)
+    assert row["up"] == pytest.approx(energies @ (np.exp(2 * x) - 1), rel=1e-2)
+    for name in ("x_change", "x_down", "x_up"):
+        assert row[name] == pytest.approx(0, abs=1e-6)
+
+
+def test_each_step_s_table():
+    table = each_step(n=40, at="3:6", seeds=2)
+    assert list(table["step"]) == [3, 4, 5] * 2 and list(table["seed"]) == [0] * 3 + [1] * 3
+    one = table[table["seed"] == 0]
+    np.testing.assert_allclose(one["change"][:-1], np.diff(one["loss"]), rtol=1e-9)
+    np.testing.assert_allclose(one["x_change"][:-1], np.diff(one["x"]), atol=1e-5)
+    # with a short step the cubic term is the error of 1 − hλ₀
+    short = each_step(n=40, at="3:6", lr=0.002)
+    error = short["after"] - (1 - short["x"]) * short["product"]
+    np.testing.assert_allclose(error, short["cubic"], rtol=0.1)
+    with pytest.raises(InputError, match="seeds"):
+        each_step(seeds=0)

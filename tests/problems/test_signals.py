@@ -65,8 +65,13 @@ def test_a_wide_network_agrees():
     seen = []
     for seed in range(5):
         net = gf.problems.mlp(
-            [n] * depth + [1], "tanh", init="normal", scale=1.5 / n**0.5, bias=False,
-            seed=seed, dtype=torch.float64,
+            [n] * depth + [1],
+            "tanh",
+            init="normal",
+            scale=1.5 / n**0.5,
+            bias=False,
+            seed=seed,
+            dtype=torch.float64,
         )
         f = gf.Objective.from_module(net, lambda out, _: out.sum(), (x, x))
         norms = gf.probes.layer_gradient_norms(f.at(f.theta0))

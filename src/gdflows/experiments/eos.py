@@ -6,12 +6,15 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from gdflows import parallel
 from gdflows.curvature import Tracker
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.registry import study
+from gdflows.experiments.samples import samples
 from gdflows.experiments.training_loss import LARGE, training_loss
+from gdflows.objective import FlatModule
 from gdflows.optim import preconditioner, stability_edge
 from gdflows.runs import Log, Run
 from gdflows.runs.progress import progress
@@ -65,6 +68,8 @@ def eos(
     init: Literal["default", "xavier", "he", "orthogonal"] = "default",
     scale: float = 1.0,
     chunk: int = 0,
+    test: int = 0,
+    until: float = 0.0,
     seed: int = 0,
     dtype: Literal["float32", "float64"] = "float32",
     device: str = "cpu",
@@ -107,6 +112,11 @@ def eos(
         Of the weights, see :func:`gdflows.problems.mlp`.
     chunk : int
         Samples evaluated at a time, where memory is short; 0 for all.
+    test : int
+        Of the data set's test samples, which are never trained on, so many are classified at each
+        row; 0 for none.
+    until : float
+        A training loss at which the run has reached its goal and ends; 0 for none.
     seed : int
         Of the initialisation.
     dtype : {"float32", "float64"}
@@ -121,7 +131,9 @@ def eos(
         how many of the steps since the last row the loss rose; ``ratio``, the largest
         (preconditioned) eigenvalue times h over the optimiser's edge; ``eigenvalue_1``, … of
         the Hessian as the optimiser preconditions it, times h; their largest ``residual``;
-        ``hvps`` spent.
+        ``hvps`` spent; and where asked for, ``test_accuracy``, the share of the test samples (of
+        a text: of its places) that is classified rightly. A run that reaches its goal ends with
+        a row there.
 
     Raises
     ------
@@ -137,6 +149,9 @@ def eos(
         raise InputError("steps, every and top must be at least 1.")
     if optimizer not in OPTIMISERS:
         raise InputError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got {optimizer!r}.")
+    if until < 0:
+        raise InputError(f"until must be a loss above 0, or 0 for no goal, got {until}.")
+    held_out = _held_out(data, test, dtype, device) if test else None
     E = _objective(network, widths, data, loss, n, init, scale, chunk, seed, dtype, device)
     p = torch.nn.Parameter(E.theta0.clone())
     walker = OPTIMISERS[optimizer]([p], lr, beta)
@@ -174,6 +189,9 @@ def eos(
                 value = float(value)
             rises += value > before
             before = value
+            reached = until > 0 and value <= until
+            if reached and not seen:
+                point, seen = E.at(p.detach().clone()), True
             if not seen:
                 walker.step()
                 continue
@@ -186,12 +204,31 @@ def eos(
                 row["ratio"] = float(pairs.values[0]) / stability_edge(walker)
                 row |= {f"eigenvalue_{i + 1}": float(v) for i, v in enumerate(pairs.values)}
                 row["residual"], row["hvps"] = float(pairs.residuals.max()), pairs.hvps
+            if held_out is not None:
+                row["test_accuracy"] = _accuracy(E, p.detach(), *held_out)
         except NonFiniteError as e:
             log.ended = f"diverged at step {step}: {e}"
             break
         log.rows.append(row)
+        if reached:
+            log.ended = f"reached the loss {until:g} at step {step}"
+            break
         walker.step()
     return log.table()
+
+
+def _held_out(data: str, test: int, dtype: str, device: str) -> tuple[Tensor, Tensor]:
+    """The first so many test samples, as the network takes them."""
+    found = samples(data, getattr(torch, dtype))
+    if not 1 <= test <= len(found.x_test):
+        raise InputError(f"{data} has {len(found.x_test)} test samples, not test = {test}.")
+    return found.x_test[:test].to(device), found.y_test[:test].to(device)
+
+
+def _accuracy(E: FlatModule, theta: Tensor, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        guessed = torch.func.functional_call(E.model, E.unflatten(theta), (x,)).argmax(-1)
+    return float((guessed == y).double().mean())
 
 
 def _objective(network, widths, data, loss, n, init, scale, chunk, seed, dtype, device):

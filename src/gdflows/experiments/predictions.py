@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
-from gdflows.curvature import top_eigenpairs
-from gdflows.errors import ConvergenceError, InputError, IntegrationError, SingularityError
+from gdflows.curvature import Tracker, top_eigenpairs
+from gdflows.errors import (
+    ConvergenceError,
+    InputError,
+    IntegrationError,
+    NonFiniteError,
+    SingularityError,
+)
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
 from gdflows.objective import Objective
@@ -188,6 +194,96 @@ def along_u0(
     return pd.DataFrame(rows)
 
 
+@study(
+    "each-step",
+    keys=("seed", "step"),
+    check=lambda c: {"at": c["at"].split(":")[0], "seeds": 1},
+)
+def each_step(
+    *,
+    network: Literal["mlp", "conv", "vgg11"] = "mlp",
+    widths: str = "6",
+    activation: str = "tanh",
+    scale: float = 1.0,
+    init: Literal["default", "xavier", "he", "orthogonal"] = "xavier",
+    data: str = "gratings",
+    loss: Literal["mse", "cross-entropy"] = "mse",
+    n: int = 100,
+    lr: float = 0.4,
+    at: str = "5:15",
+    seeds: int = 1,
+    dtype: Literal["float32", "float64"] = "float64",
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """What each step does to loss and sharpness, and what both gradient flows would do instead.
+
+    Parameters
+    ----------
+    network : {"mlp", "conv", "vgg11"}
+        Fully connected, 3x3 convolutions with average pooling, or VGG-11.
+    widths : str
+        Hidden widths or channels, as in ``"20"`` or ``"300-200"``; of VGG-11 a factor.
+    activation : str
+        As in :func:`gdflows.problems.mlp`.
+    scale, init
+        Of the weights, see :func:`gdflows.problems.mlp`.
+    data : str
+        A data set, by its name in :func:`gdflows.problems.load`.
+    loss : {"mse", "cross-entropy"}
+        The loss.
+    n : int
+        Training samples used, all of them in every step.
+    lr : float
+        The learning rate h.
+    at : str
+        The steps to look at: ``first:last:every``, joined by commas.
+    seeds : int
+        How many initialisations: seeds 0, 1, 2, ….
+    dtype : {"float32", "float64"}
+        Of the parameters. Eigenvalues are accurate to 1e-6 in double precision, the least change
+        that can be told; to 1e-4 in single precision.
+    device : str
+        Where to compute.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each ``seed`` and step looked at: ``step``; ``loss``, ``x`` = hλ₀ and
+        ``product`` = ∇E·u₀ ≥ 0 at its start; ``after``, the gradient at its end along the same
+        u₀; ``cubic``, the next term of its expansion beyond (1 − hλ₀) times the product,
+        ½h²∇³E[∇E, ∇E]·u₀; ``change`` and ``x_change``, of the loss and of hλ₀ in the step; and
+        ``down``, ``x_down``, ``up``, ``x_up``, the same along the negative and the positive
+        gradient flow over the time h. Where the latter leaves the numbers that can be computed
+        with its change is missing.
+
+    Raises
+    ------
+    InputError
+        For arguments that cannot be used.
+
+    References
+    ----------
+    Rosca et al. (2023), sections 4.1 and 5, figures 8, 11, 13, 15, 38 and 39.
+    """
+    steps, rows = _steps(at), []
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}.")
+    with Progress(len(steps) * seeds, "step") as shown:
+        for seed in range(seeds):
+            E = training_loss(
+                network, widths, activation, scale, data, n, seed, device,
+                loss=loss, init=init, dtype=dtype,
+            )  # fmt: skip
+            # Start and the three ends each go on from their own last point.
+            tol = 1e-6 if dtype == "float64" else 1e-4
+            looks = [Tracker(E, tol=tol) for _ in range(4)]
+            for k, theta, after in _walk(E, lr, steps):
+                if k in steps:
+                    rows.append({"seed": seed, "step": k, **_each(E, lr, theta, after, looks)})
+                    shown.update()
+    return pd.DataFrame(rows)
+
+
 # -- inside --------------------------------------------------------------------------------------
 
 
@@ -215,6 +311,33 @@ def _walk(E: Objective, lr: float, steps: list[int]) -> Iterator[tuple[int, Tens
         if k in wanted:
             yield k, theta, after
         theta = after
+
+
+def _each(E: Objective, lr: float, theta: Tensor, after: Tensor, looks: list[Tracker]) -> dict:
+    point = E.at(theta)
+    top, g, value = looks[0].update(point), point.grad, float(point.value)
+    u, x = top.vectors[0], lr * float(top.values[0])
+    product = float(u @ g)
+    u = -u if product < 0 else u
+    row = {
+        "loss": value,
+        "x": x,
+        "product": abs(product),
+        "after": float(E.grad(after) @ u),
+        "cubic": lr**2 / 2 * float(point.third(g, g) @ u),
+    }
+    ends = {"": after}
+    for name, flow in {"down": flows.NGF(E), "up": flows.PositiveGradientFlow(E)}.items():
+        # Along u₀ a step of the method is at hλ₀/3, near 0.7, where it errs by a thousandth.
+        try:
+            ends[name] = integrate(flow, theta, t=lr, method="rk4", step=lr / 3).states[-1]
+        except (IntegrationError, NonFiniteError):
+            continue
+    for look, (name, end) in zip(looks[1:], ends.items(), strict=False):
+        reached, sharp = float(E.value(end)), lr * float(look.update(end).values[0])
+        row[name or "change"] = reached - value
+        row[f"x_{name or 'change'}"] = sharp - x
+    return row
 
 
 def _predict(flow, theta: Tensor, after: Tensor, reached: float, lr: float, rtol: float) -> dict:

@@ -2,7 +2,8 @@
 
 from gdflows.flows.base import Flow
 from gdflows.flows.central import CentralFlow, Oscillation
-from gdflows.flows.gradient import IGR, NGF
+from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
+from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
 from gdflows.flows.modified import EpochFlow, HeavyBall
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
@@ -29,17 +30,21 @@ __all__ = [
     "HeavyBall",
     "MomentumRodFlow",
     "Oscillation",
+    "PositiveGradientFlow",
     "PrincipalFlow",
     "PrincipalRodFlow",
     "RodFlow",
     "SelfStabilisation",
     "StabilityCoefficients",
+    "StablePoint",
+    "StableSet",
     "Truncated",
     "alpha",
     "classify",
     "jacobian",
     "jacobian_eigenvalue",
     "log_multiplier",
+    "predicted_swing",
     "rounding",
     "stability_coefficients",
     "third_order_nonprincipal",

@@ -1,4 +1,4 @@
-"""The two classical models of gradient descent: NGF and IGR."""
+"""The two classical models of gradient descent, NGF and IGR; and the gradient flow uphill."""
 
 from __future__ import annotations
 
@@ -32,6 +32,30 @@ class NGF(Flow):
 
     def vector_field(self, theta: Tensor) -> Tensor:
         return -self.objective.grad(theta)
+
+
+class PositiveGradientFlow(Flow):
+    r"""The positive gradient flow, :math:`\dot\theta = +\nabla E(\theta)`: straight uphill.
+
+    No model of gradient descent. It is what gradient descent is compared with in a direction
+    where the real part of the principal flow's coefficient is positive.
+
+    Parameters
+    ----------
+    objective : Objective
+        The loss.
+    lr : float, optional
+        Not used; taken so that all flows can be made alike.
+
+    References
+    ----------
+    Rosca et al. (2023), section 5 and figures 11 and 13.
+    """
+
+    label = "positive gradient flow"
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        return self.objective.grad(theta)
 
 
 class IGR(Flow):
