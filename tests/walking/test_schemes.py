@@ -8,10 +8,8 @@ import sympy as sp
 import torch
 
 import gdflows as gf
-from gdflows.errors import InputError
 from gdflows.flows import StochasticFlow
-from gdflows.walking.draws import Draws
-from gdflows.walking.schemes import SCHEMES, additive, general
+from gdflows.walking.schemes import additive, general
 
 f64 = torch.float64
 X, Y = sp.symbols("x y")
@@ -69,7 +67,7 @@ def generator(equation):
 
 
 def exact_step(flow, at, dt, f):
-    """The expectation of f after one step, over every outcome of three-point increments and signs."""
+    """The mean of f after a step, over every outcome of three-point increments and signs."""
     points, weights = (-(3**0.5), 0.0, 3**0.5), (1 / 6, 2 / 3, 1 / 6)
     rows, probabilities = [], []
     for i, j in product(range(3), repeat=2):

@@ -38,7 +38,7 @@ class Covariance(ABC):
     def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
         """σ(θ) z at each row; ``(P, D)`` and ``(P, channels)`` to ``(P, D)``."""
 
-    def check(self, theta: Tensor) -> None:
+    def check(self, theta: Tensor) -> None:  # noqa: B027, nothing to refuse unless told so
         """Refuse at a point ``(D,)``, where it is first used, what is no covariance."""
 
     def matrix(self, theta: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Covariance(ABC):
 
 
 class Constant(Covariance):
-    """A factor that is the same everywhere: a number, a diagonal ``(D,)`` or a matrix ``(D, R)``."""
+    """The same factor everywhere: a number, a diagonal ``(D,)`` or a matrix ``(D, R)``."""
 
     constant = True
 
@@ -86,7 +86,7 @@ class Varying(Covariance):
 
     def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
         with fit_for_vmap():
-            seen = vmap(self.function)(thetas)
+            seen = vmap(self.function)(thetas).to(thetas.dtype)
         if seen.ndim == 3:
             factor, failed = torch.linalg.cholesky_ex(seen)
             if bool((failed != 0).any()):
@@ -197,7 +197,7 @@ class PerSampleNoise(Covariance):
             return self.objective._masked(vmap(grad(weighted))(thetas, weights))
 
     def correction(self, thetas: Tensor) -> Tensor:
-        r"""With :math:`\sigma_i \propto g_i - g` it is :math:`\frac{c}{n}(\sum_i H_i g_i - nHg)`."""
+        r""":math:`\frac cn\sum_i (H_i - H)(g_i - g)`, half the gradient of Σ's trace."""
         n, one, leaves = self.channels, self.samples.one, self.samples.leaves
         self.objective._count["hvps"] += 2 * len(thetas)
 

@@ -56,7 +56,7 @@ class Draws:
         self._main, self._side = (torch.Generator(like.device).manual_seed(int(s)) for s in seeds)
 
     def normal(self, parts: int = 1) -> Tensor:
-        """Increments of unit variance, ``(paths, channels)``; of several calls their sum, scaled."""
+        """Of unit variance, ``(paths, channels)``; of several parts the sum, scaled."""
         z = sum(self._once() for _ in range(parts)) / parts**0.5
         return torch.cat([z, -z]) if self.antithetic else z
 

@@ -66,13 +66,13 @@ def integrate(
         Return the states at these times instead, increasing from 0.
     rtol, atol : float
         Tolerated local error, relative (by default 1e-6) and absolute. ``atol`` is by default a
-        third of ``rtol`` times the root mean square of θ₀ (of 1, if θ₀ is zero), since parameters are
-        measured against one another and not each against itself.
+        third of ``rtol`` times the root mean square of θ₀ (of 1, if θ₀ is zero), since parameters
+        are measured against one another and not each against itself.
     method : str
-        One of scipy's solvers: ``"DOP853"`` (the default; explicit, order 8), ``"RK45"``, ``"RK23"``, or for
-        stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``. Or ``"euler"`` or
-        ``"rk4"`` with steps of a fixed length, cheap where little accuracy is wanted; they know
-        neither tolerances nor their error.
+        One of scipy's solvers: ``"DOP853"`` (the default; explicit, order 8), ``"RK45"``,
+        ``"RK23"``, or for stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``.
+        Or ``"euler"`` or ``"rk4"`` with steps of a fixed length, cheap where little accuracy is
+        wanted; they know neither tolerances nor their error.
     step : float, optional
         Length of the steps of a fixed-step method, in flow time; shortened only to land on
         ``times``.
