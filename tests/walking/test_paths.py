@@ -43,7 +43,8 @@ def crossed(x):
 )
 def test_weak_order_over_a_fixed_time(order, make, covariance, functions):
     """SGD and its equation with the same noise, so that most of the error of sampling cancels."""
-    E, t, parts, sizes, n = make(), 0.8, 2, (0.2, 0.1), 16_000
+    E, t, parts, n = make(), 0.8, 2, 16_000
+    sizes = (0.1, 0.05) if order == 1 else (0.2, 0.1)
     start = torch.full((E.dim,), 0.5, dtype=f64)
     gaps = []
     for h in sizes:
@@ -61,25 +62,6 @@ def test_weak_order_over_a_fixed_time(order, make, covariance, functions):
         gaps.append(row)
     slopes = [np.polyfit(np.log(sizes), np.log(g), 1)[0] for g in np.array(gaps).T]
     assert np.allclose(slopes, order, atol=0.2), slopes
-
-
-def test_the_scheme_needs_levys_areas():
-    """Against fine paths of the same equation; Euler-Maruyama is of order 1."""
-    E = bent()
-    flow = SME(E, 1.0, covariance=NoiseFactor(crossed, 2), order=1)
-    start = torch.full((2,), 0.3, dtype=f64)
-    product = {"xy": lambda x: x.prod(1)}
-
-    def mean(method, step):
-        seen = gf.integrate(
-            flow, start, t=0.5, paths=20_000, seed=0, method=method, step=step, observe=product,
-            antithetic=True, keep="moments",
-        )  # fmt: skip
-        return float(seen.observed["xy"][-1]), float(seen.observed_error["xy"][-1])
-
-    fine, error = mean("weak2", 0.1)
-    gaps = {method: abs(mean(method, 0.25)[0] - fine) for method in ("weak2", "euler-maruyama")}
-    assert gaps["euler-maruyama"] > 5 * gaps["weak2"] + 4 * error, (gaps, error)
 
 
 # -- against what is known exactly -----------------------------------------------------------------
@@ -287,7 +269,9 @@ def test_free_memory_is_some():
 def test_paths_that_run_away_stop_the_walk():
     E = gf.Objective(lambda x: -(x**4).sum(), 1)
     with pytest.raises(IntegrationError, match="of 10 paths") as caught:
-        gf.integrate(SME(E, 0.1, covariance=1.0), ONE, times=[0, 0.1, 50.0], paths=10)
+        gf.integrate(
+            SME(E, 0.1, covariance=1.0, order=1), ONE, times=[0, 0.1, 50.0], paths=10
+        )
     assert len(caught.value.partial) == 2
     assert caught.value.time > 0.1
 

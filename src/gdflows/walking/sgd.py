@@ -149,7 +149,7 @@ def noisy_gradient(
 
     def with_noise(x: Tensor, draws: Draws) -> Tensor:
         z = sum(w * draws.normal(parts) for w in weights)
-        return gradient(x) + law.apply(x, z)
+        return gradient(x) - law.apply(x, z)  # so that z moves a path as it moves the flow's
 
     return of_batches if noise == "batches" else with_noise
 
