@@ -36,14 +36,18 @@ def crossed(x):
 @pytest.mark.parametrize(
     ("make", "covariance", "functions"),
     [
-        (cubic, lambda x: (1 + x[0] / 2) ** 2, {"x²": lambda x: x[:, 0] ** 2}),
-        (bent, NoiseFactor(crossed, 2), {"x y": lambda x: x.prod(1), "x²": lambda x: x[:, 0] ** 2}),
+        (cubic, 1.0, {"x": lambda x: x[:, 0]}),
+        (bent, NoiseFactor(crossed, 2), {"x": lambda x: x[:, 0], "y": lambda x: x[:, 1]}),
     ],
     ids=["cubic", "non-commuting"],
 )
 def test_weak_order_over_a_fixed_time(order, make, covariance, functions):
-    """SGD and its equation with the same noise, so that most of the error of sampling cancels."""
-    E, t, parts, n = make(), 0.8, 2, 16_000
+    """SGD and its equation with the same noise, so that most of the error of sampling cancels.
+
+    Of the means: those of squares have two errors of opposite sign, which at these rates nearly
+    cancel at order 1. For them the local order is exact, in test_stochastic.
+    """
+    E, t, parts, n = make(), 0.8, 2, 20_000
     sizes = (0.1, 0.05) if order == 1 else (0.2, 0.1)
     start = torch.full((E.dim,), 0.5, dtype=f64)
     gaps = []

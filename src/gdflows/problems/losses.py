@@ -49,8 +49,9 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     tensor(2.)
     """
     if not (target.is_floating_point() or target.is_complex()):
-        classes = torch.arange(output.shape[1], device=output.device)  # one_hot has no vmap
-        target = (_classes(output, target)[:, None] == classes).to(output.dtype)
+        target = _classes(output, target)[:, None]
+        every = torch.arange(output.shape[1], device=output.device)  # one_hot looks at values
+        target = (target == every).to(output.dtype)
     if output.shape != target.shape:
         raise InputError(
             f"The output has shape {tuple(output.shape)}, the target {tuple(target.shape)}."
