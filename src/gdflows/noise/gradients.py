@@ -98,7 +98,7 @@ class GradientNoise:
     >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 2 * x))
     >>> noise = gf.noise.GradientNoise(E, torch.zeros(2).double())
     >>> round(float(noise.trace()), 4)
-    2.0161
+    2.1447
     """
 
     def __init__(
