@@ -13,7 +13,7 @@ FLOOR = {
     "arguments": 1, "lengths": 1, "optional": 1, "parallel": 1,
     "objective": 2,
     "curvature": 3, "bseries": 3, "problems": 3, "trajectory": 3,
-    "flows": 4, "optim": 4,
+    "flows": 4, "noise": 4, "optim": 4,
     "walking": 5, "probes": 5, "landscape": 5,
     "runs": 6,
     "plotting": 7,

@@ -1,8 +1,9 @@
-"""Continuous-time models of gradient descent, one small class each."""
+"""Continuous-time models of gradient descent, one small class each; with noise, of SGD."""
 
 from gdflows.flows.base import Flow
 from gdflows.flows.central import CentralFlow, Oscillation
 from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
+from gdflows.flows.covariance import Covariance, NoiseFactor, PerSampleNoise
 from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
 from gdflows.flows.modified import EpochFlow, HeavyBall
 from gdflows.flows.momentum import MomentumRodFlow
@@ -18,18 +19,22 @@ from gdflows.flows.stability import (
     jacobian_eigenvalue,
     stability_coefficients,
 )
+from gdflows.flows.stochastic import StochasticFlow, StochasticModifiedEquation
 from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 
 __all__ = [
     "IGR",
     "NGF",
     "CentralFlow",
+    "Covariance",
     "EdgeFlow",
     "EpochFlow",
     "Flow",
     "HeavyBall",
     "MomentumRodFlow",
+    "NoiseFactor",
     "Oscillation",
+    "PerSampleNoise",
     "PositiveGradientFlow",
     "PrincipalFlow",
     "PrincipalRodFlow",
@@ -38,6 +43,8 @@ __all__ = [
     "StabilityCoefficients",
     "StablePoint",
     "StableSet",
+    "StochasticFlow",
+    "StochasticModifiedEquation",
     "Truncated",
     "alpha",
     "classify",

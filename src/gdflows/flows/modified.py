@@ -85,13 +85,19 @@ class HeavyBall(Flow):
         self.order, self.from_rest = order, from_rest
         self.label = "Nesterov flow" if nesterov else "heavy-ball flow"
 
-    def vector_field(self, theta: Tensor) -> Tensor:
+    @property
+    def coefficients(self) -> tuple[float, float]:
+        """Of −∇E and −∇²E ∇E in the field; the second is zero at order 0."""
         b = self.momentum
-        if self.order == 0:
-            return -self.objective.grad(theta) / (1 - b)
-        point = self.objective.at(theta)
         p = 1 - b + 2 * b**2 if self.nesterov else 1 + b
-        return -point.grad / (1 - b) - self.lr * p / (2 * (1 - b) ** 3) * point.hvp(point.grad)
+        return 1 / (1 - b), self.order * self.lr * p / (2 * (1 - b) ** 3)
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        first, second = self.coefficients
+        if self.order == 0:
+            return -first * self.objective.grad(theta)
+        point = self.objective.at(theta)
+        return -first * point.grad - second * point.hvp(point.grad)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         b = self.momentum

@@ -49,7 +49,9 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     tensor(2.)
     """
     if not (target.is_floating_point() or target.is_complex()):
-        target = torch.nn.functional.one_hot(_classes(output, target), output.shape[1])
+        target = _classes(output, target)[:, None]
+        every = torch.arange(output.shape[1], device=output.device)  # one_hot looks at values
+        target = (target == every).to(output.dtype)
     if output.shape != target.shape:
         raise InputError(
             f"The output has shape {tuple(output.shape)}, the target {tuple(target.shape)}."
@@ -104,9 +106,20 @@ def _classes(output: Tensor, target: Tensor) -> Tensor:
             f"got outputs {tuple(output.shape)} and targets {tuple(target.shape)}."
         )
     target = target.long()
-    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < output.shape[1]:
+    low, high = _range(target)
+    if not 0 <= low <= high < output.shape[1]:
         raise InputError(
-            f"Class numbers run from {int(target.min())} to {int(target.max())}, "
+            f"Class numbers run from {low} to {high}, "
             f"but the network has {output.shape[1]} outputs: widen its last layer."
         )
     return target
+
+
+def _range(target: Tensor) -> tuple[int, int]:
+    """Smallest and largest class; 0, 0 where values cannot be looked at."""
+    if not target.numel():
+        return 0, 0
+    try:
+        return int(target.min()), int(target.max())
+    except RuntimeError:  # under vmap over samples: the whole is looked at before, when an
+        return 0, 0  # objective is made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.integrate
@@ -13,9 +14,12 @@ from torch import Tensor
 from gdflows.arguments import number, whole
 from gdflows.errors import InputError, IntegrationError
 from gdflows.flows.base import Flow
+from gdflows.flows.stochastic import StochasticFlow
 from gdflows.lengths import length
 from gdflows.trajectory import Trajectory
 from gdflows.walking.exponential import Exponential
+from gdflows.walking.ensemble import Ensemble
+from gdflows.walking.paths import walk_paths
 from gdflows.walking.progress import bar as progress_bar
 from gdflows.walking.restarts import with_restarts
 from gdflows.walking.solvers import FixedStep, fastest_rate, with_error
@@ -27,6 +31,7 @@ ADAPTIVE = (*SCIPY, "exponential")
 REAL = ("Radau", "LSODA", "exponential")  # these cannot walk through complex numbers
 FIXED = ("euler", "rk4")
 METHODS = (*ADAPTIVE, *FIXED)
+MANY = {"paths", "seed", "antithetic", "increments", "keep", "observe", "chunk"}
 RUNAWAY = 1e12  # growth of the norm that is called a blow-up
 
 
@@ -36,14 +41,15 @@ def integrate(
     t: float | None = None,
     *,
     times: Sequence[float] | Tensor | None = None,
-    rtol: float = 1e-6,
+    rtol: float | None = None,
     atol: float | None = None,
-    method: str = "DOP853",
+    method: str | None = None,
     step: float | None = None,
-    max_evaluations: int = 20_000,
+    max_evaluations: int | None = None,
     real_every: float | None = None,
     progress: bool | None = None,
-) -> Trajectory:
+    **many: Any,
+) -> Trajectory | Ensemble:
     """Follow a flow from θ₀, with an adaptive solver unless told otherwise.
 
     A flow that leaves the real numbers (the principal flow where hλ > 1) is followed there: the
@@ -61,11 +67,11 @@ def integrate(
     times : sequence of float, optional
         Return the states at these times instead, increasing from 0.
     rtol, atol : float
-        Tolerated local error, relative and absolute. ``atol`` is by default a third of
-        ``rtol`` times the root mean square of θ₀ (of 1, if θ₀ is zero), since parameters are
-        measured against one another and not each against itself.
+        Tolerated local error, relative (by default 1e-6) and absolute. ``atol`` is by default a
+        third of ``rtol`` times the root mean square of θ₀ (of 1, if θ₀ is zero), since parameters
+        are measured against one another and not each against itself.
     method : str
-        One of scipy's solvers: ``"DOP853"`` (explicit, order 8), ``"RK45"``, ``"RK23"``, or for
+        One of scipy's solvers: ``"DOP853"`` (the default; explicit, order 8), ``"RK45"``, ``"RK23"``, or for
         stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``. ``"exponential"`` is
         for flows that tell their fast part (rods): an exponential method of order four [1]_
         that integrates it exactly, with steps up to 1.25 h and several times cheaper there; its
@@ -76,18 +82,24 @@ def integrate(
         Length of the steps of a fixed-step method, in flow time; shortened only to land on
         ``times``.
     max_evaluations : int
-        Give up after so many evaluations of the vector field.
+        Give up after so many evaluations of the vector field; by default 20,000.
     real_every : float, optional
         Go on from the real part of the state each time that so much flow time has passed, for
         instance h. Gradient descent is real at every kh; an imaginary part that a model has
         gathered there is error, and is carried no further. The states kept are those before.
     progress : bool, optional
         Show a progress bar. By default only on a terminal, after two seconds.
+    **many
+        For a stochastic flow, which is followed on many paths at once: ``paths``, ``seed``,
+        ``antithetic``, ``increments``, ``keep``, ``observe``, ``chunk`` as for
+        :func:`gdflows.walking.walk_paths`. Then ``method`` is ``"weak2"`` (the default),
+        ``"milstein"`` or ``"euler-maruyama"``, and ``step`` is by default h.
 
     Returns
     -------
     Trajectory
-        With the error estimate (explicit methods) and the cost.
+        With the error estimate (explicit methods) and the cost. Of a stochastic flow an
+        :class:`~gdflows.walking.Ensemble`: moments of the paths, and the paths themselves.
 
     Raises
     ------
@@ -107,6 +119,23 @@ def integrate(
        Computational Physics 203, 2005, eq. 51; M. Hochbruck and A. Ostermann, "Exponential
        integrators", Acta Numerica 19, 2010, section 2.3.
     """
+    if isinstance(flow, StochasticFlow):
+        errors = {"rtol": rtol, "atol": atol, "max_evaluations": max_evaluations}
+        errors |= {"real_every": real_every}
+        given = [name for name, value in errors.items() if value is not None]
+        if given:
+            raise InputError(f"{given[0]} does not go with a stochastic flow: its steps are fixed.")
+        settings = {"times": times, "method": method, "step": step, "progress": progress}
+        return walk_paths(flow, theta0, t, **settings, **many)
+    if many:
+        raise InputError(
+            f"{next(iter(many))} is for stochastic flows; '{flow.label}' has no noise."
+            if set(many) <= MANY
+            else f"integrate has no argument {next(iter(set(many) - MANY))!r}."
+        )
+    rtol = 1e-6 if rtol is None else rtol
+    method = "DOP853" if method is None else method
+    max_evaluations = 20_000 if max_evaluations is None else max_evaluations
     if real_every is not None:
         settings = {"rtol": rtol, "atol": atol, "method": method, "progress": progress}
         settings |= {"step": step, "max_evaluations": max_evaluations}

@@ -1,0 +1,281 @@
+r"""The covariance of a gradient's noise, as a factor: noise = σ(θ) z with white z.
+
+Whatever form a covariance Σ(θ) is given in, a stochastic flow needs its action on a vector only:
+:math:`\sigma(\theta) z` with :math:`\sigma\sigma\transpose = \Sigma`, at many θ at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from gdflows.arguments import whole
+from gdflows.errors import InputError
+from gdflows.objective import FlatModule
+from gdflows.objective.batched import fit_for_vmap
+from gdflows.objective.batchsize import batch_factor
+from gdflows.objective.samples import Samples
+
+NEGATIVE = 1e-9  # of the largest eigenvalue: below it a negative one is rounding
+
+
+class Covariance(ABC):
+    """The covariance Σ(θ) of a gradient's noise.
+
+    A subclass gives :attr:`channels`, how many independent noises there are, and :meth:`apply`.
+    """
+
+    #: How many independent noises there are.
+    channels: int
+    #: Whether Σ is the same everywhere.
+    constant: bool = False
+
+    @abstractmethod
+    def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
+        """σ(θ) z at each row; ``(P, D)`` and ``(P, channels)`` to ``(P, D)``."""
+
+    def check(self, theta: Tensor) -> None:  # noqa: B027, nothing to refuse unless told so
+        """Refuse at a point ``(D,)``, where it is first used, what is no covariance."""
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        """Σ(θ) at a point ``(D,)``, shape ``(D, D)``."""
+        self.check(theta)
+        eye = torch.eye(self.channels, dtype=theta.dtype, device=theta.device)
+        columns = self.apply(theta.expand(self.channels, -1), eye)
+        return columns.T @ columns
+
+    def correction(self, thetas: Tensor) -> Tensor | None:
+        """Σⱼ (σⱼ·∇)σⱼ at each row, ``(P, D)``, where there is a cheap way to it; else None."""
+        return torch.zeros_like(thetas) if self.constant else None
+
+
+class Constant(Covariance):
+    """The same factor everywhere: a number, a diagonal ``(D,)`` or a matrix ``(D, R)``."""
+
+    constant = True
+
+    def __init__(self, factor: Tensor, dim: int):
+        self.factor = factor
+        self.channels = factor.shape[1] if factor.ndim == 2 else dim
+
+    def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
+        factor = self.factor.to(thetas)
+        return z @ factor.T if factor.ndim == 2 else z * factor
+
+
+class Varying(Covariance):
+    """A function of θ: the variance of each entry ``()`` or ``(D,)``, or a matrix ``(D, D)``."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], dim: int):
+        self.function, self.channels = function, dim
+
+    def check(self, theta: Tensor) -> None:
+        seen = self.function(theta)
+        dim = theta.numel()
+        if not isinstance(seen, Tensor) or seen.shape not in ((), (dim,), (dim, dim)):
+            shape = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+            raise InputError(
+                f"covariance(theta) must be a tensor of shape (), ({dim},) or ({dim}, {dim}), got "
+                f"{shape}. For a factor F with Σ = F Fᵀ pass gdflows.flows.NoiseFactor(function)."
+            )
+        _factor_of(seen.detach())
+
+    def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
+        with fit_for_vmap():
+            seen = vmap(self.function)(thetas).to(thetas.dtype)
+        if seen.ndim == 3:
+            factor, failed = torch.linalg.cholesky_ex(seen)
+            if bool((failed != 0).any()):
+                raise InputError(
+                    "The covariance is not positive definite at some point of a path, so its "
+                    "root is not smooth there. Where Σ = F Fᵀ with a known F, pass "
+                    "gdflows.flows.NoiseFactor(function of theta)."
+                )
+            return (factor @ z[..., None])[..., 0]
+        if bool((seen < 0).any()):
+            raise InputError("The covariance has a negative variance at some point of a path.")
+        return seen.reshape(len(seen), -1).sqrt() * z
+
+
+class NoiseFactor(Covariance):
+    r"""A covariance by its factor F, ``(D, R)``: :math:`\Sigma = F F\transpose`.
+
+    Low rank where R < D; positive semidefinite whatever F is. Costs D·R a path and product.
+
+    Parameters
+    ----------
+    factor : Tensor or callable
+        F, or a function of θ that returns it, fit for ``torch.func.vmap``.
+    channels : int, optional
+        R, for a function.
+
+    Raises
+    ------
+    InputError
+        If F is no matrix, or not finite.
+    """
+
+    def __init__(self, factor: Tensor | Callable[[Tensor], Tensor], channels: int | None = None):
+        self.factor, self.constant = factor, isinstance(factor, Tensor)
+        if self.constant:
+            if factor.ndim != 2:
+                raise InputError(
+                    f"A factor must be a matrix (D, R), got shape {tuple(factor.shape)}."
+                )
+            _finite(factor)
+            self.channels = factor.shape[1]
+        elif not callable(factor):
+            raise InputError(
+                f"A factor is a tensor or a function of theta, got {type(factor).__name__}."
+            )
+        elif channels is None:
+            raise InputError("For a function of theta say channels=, the R of its (D, R).")
+        else:
+            self.channels = whole(channels, "channels")
+
+    def check(self, theta: Tensor) -> None:
+        seen = self.factor if self.constant else self.factor(theta)
+        wanted = (theta.numel(), self.channels)
+        if not isinstance(seen, Tensor) or tuple(seen.shape) != wanted:
+            shape = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+            raise InputError(f"The factor must have shape {wanted}, got {shape}.")
+        _finite(seen)
+
+    def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
+        if self.constant:
+            return z @ self.factor.to(thetas).T
+        with fit_for_vmap():
+            return vmap(lambda x, z: self.factor(x) @ z)(thetas, z)
+
+
+class PerSampleNoise(Covariance):
+    r"""The covariance of minibatch gradients, exactly, at every θ.
+
+    .. math:: \Sigma = \frac{c}{n}\sum_i (g_i - g)(g_i - g)\transpose, \qquad
+              c = \frac{n - B}{B(n - 1)} \text{ without, } \frac1B \text{ with replacement.}
+
+    A channel a sample. σ(θ)z is the gradient of a weighted sum of the samples' losses, so it
+    costs one gradient, and no gradients are held sample by sample.
+
+    Parameters
+    ----------
+    objective : FlatModule
+        From :meth:`gdflows.Objective.from_module`, whose loss is a mean over its samples.
+    batch_size : int
+        B.
+    replacement : bool
+        Whether a batch may hold a sample more than once.
+
+    Raises
+    ------
+    InputError
+        If a batch is larger than the data, or the loss is not a mean over its samples.
+    """
+
+    def __init__(self, objective: FlatModule, batch_size: int, *, replacement: bool = False):
+        self.samples = Samples(objective)
+        self.objective = objective
+        self.batch_size, self.replacement = whole(batch_size, "batch_size"), replacement
+        self.channels = self.samples.size
+        self.factor = batch_factor(self.channels, batch_size, replacement=replacement)
+
+    def check(self, theta: Tensor) -> None:
+        self.samples.verify(theta)
+
+    def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
+        weights = (self.factor / self.channels) ** 0.5 * (z - z.mean(1, keepdim=True))
+        self.objective._count["gradients"] += len(thetas)
+
+        def weighted(theta, weights):
+            return (weights * self.samples.losses(theta)).sum()
+
+        with fit_for_vmap():
+            return self.objective._masked(vmap(grad(weighted))(thetas, weights))
+
+    def correction(self, thetas: Tensor) -> Tensor:
+        r""":math:`\frac cn\sum_i (H_i - H)(g_i - g)`, half the gradient of Σ's trace."""
+        n, one, leaves = self.channels, self.samples.one, self.samples.leaves
+        self.objective._count["hvps"] += 2 * len(thetas)
+
+        def squares(theta):
+            rows = vmap(grad(one), (None, *(0 for _ in leaves)))(theta, *leaves)
+            rows = self.objective._masked(rows)
+            rows = rows - rows.mean(0)
+            return 0.5 * self.factor / n * (rows * rows).sum()
+
+        with fit_for_vmap():
+            return self.objective._masked(vmap(grad(squares))(thetas))
+
+    def of_batches(self, thetas: Tensor, index: Tensor) -> Tensor:
+        """The gradients of batches: row p on the samples ``index[p]``, ``(P, B)``."""
+        self.objective._count["gradients"] += len(thetas)
+
+        def batch_loss(theta, index):
+            return self.samples.losses(theta, index).mean()
+
+        with fit_for_vmap():
+            return self.objective._masked(vmap(grad(batch_loss))(thetas, index))
+
+
+def as_covariance(covariance, dim: int | None) -> Covariance:
+    """Whatever a user gives as a covariance.
+
+    Raises
+    ------
+    InputError
+        If it is none: of another shape, not symmetric, not positive semidefinite, not finite.
+    """
+    if isinstance(covariance, Covariance):
+        return covariance
+    if dim is None:
+        raise InputError("The objective has no dimension: give Objective(function, dim).")
+    if callable(covariance):
+        return Varying(covariance, dim)
+    if not isinstance(covariance, Tensor):
+        try:
+            covariance = torch.as_tensor(covariance, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(
+                "covariance must be a number, a tensor (D,) or (D, D), a function of theta, or a "
+                f"gdflows.flows.Covariance, got {type(covariance).__name__}."
+            ) from None
+    if covariance.shape not in ((), (dim,), (dim, dim)):
+        raise InputError(
+            f"covariance has shape {tuple(covariance.shape)}; with {dim} parameters it must be a "
+            f"number, ({dim},) or ({dim}, {dim}). For a factor F with Σ = F Fᵀ pass "
+            "gdflows.flows.NoiseFactor(F)."
+        )
+    return Constant(_factor_of(covariance.detach()), dim)
+
+
+def _finite(x: Tensor) -> None:
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("The covariance is not finite.")
+
+
+def _factor_of(covariance: Tensor) -> Tensor:
+    """A root of variances, or of a matrix; or an error that says why there is none."""
+    covariance = covariance.cpu().double()  # the dtype last: there are devices without float64
+    _finite(covariance)
+    if covariance.ndim < 2:
+        if bool((covariance < 0).any()):
+            raise InputError(
+                f"The covariance has a negative variance, {float(covariance.min()):.3g}: pass "
+                "variances, and not slopes or logarithms."
+            )
+        return covariance.sqrt()
+    size = float(covariance.abs().max())
+    if float((covariance - covariance.T).abs().max()) > NEGATIVE * size:
+        raise InputError("The covariance is not symmetric: pass (Σ + Σᵀ)/2.")
+    values, columns = torch.linalg.eigh((covariance + covariance.T) / 2)
+    if float(values[0]) < -NEGATIVE * max(size, float(values[-1])):
+        raise InputError(
+            f"The covariance is not positive semidefinite: it has the eigenvalue "
+            f"{float(values[0]):.3g} (and the largest is {float(values[-1]):.3g})."
+        )
+    kept = values > 0
+    return columns[:, kept] * values[kept].sqrt() if bool(kept.any()) else columns[:, :1] * 0
