@@ -17,8 +17,8 @@ from gdflows.flows.base import Flow
 from gdflows.flows.stochastic import StochasticFlow
 from gdflows.lengths import length
 from gdflows.trajectory import Trajectory
-from gdflows.walking.exponential import Exponential
 from gdflows.walking.ensemble import Ensemble
+from gdflows.walking.exponential import Exponential
 from gdflows.walking.paths import walk_paths
 from gdflows.walking.progress import bar as progress_bar
 from gdflows.walking.restarts import with_restarts
@@ -71,8 +71,9 @@ def integrate(
         third of ``rtol`` times the root mean square of θ₀ (of 1, if θ₀ is zero), since parameters
         are measured against one another and not each against itself.
     method : str
-        One of scipy's solvers: ``"DOP853"`` (the default; explicit, order 8), ``"RK45"``, ``"RK23"``, or for
-        stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``. ``"exponential"`` is
+        One of scipy's solvers: ``"DOP853"`` (the default; explicit, order 8), ``"RK45"``,
+        ``"RK23"``, or for stiff flows with few parameters ``"Radau"``, ``"BDF"``, ``"LSODA"``.
+        ``"exponential"`` is
         for flows that tell their fast part (rods): an exponential method of order four [1]_
         that integrates it exactly, with steps up to 1.25 h and several times cheaper there; its
         estimate is that of order two, so ``rtol=1e-4`` is fine already. Or ``"euler"`` or
