@@ -1,13 +1,16 @@
 """Continuous-time models of gradient descent, one small class each."""
 
+from gdflows.flows.adaptive import AdaptiveRule, Averages, StableFlow
 from gdflows.flows.base import Flow
 from gdflows.flows.central import CentralFlow, Oscillation
+from gdflows.flows.central_adaptive import AdaptiveCentralFlow
 from gdflows.flows.gradient import IGR, NGF
 from gdflows.flows.modified import EpochFlow, HeavyBall
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.principal_rod import PrincipalRodFlow
 from gdflows.flows.rod import EdgeFlow, RodFlow
+from gdflows.flows.rod_adaptive import AdaptiveRodFlow
 from gdflows.flows.stabilisation import SelfStabilisation
 from gdflows.flows.stability import (
     StabilityCoefficients,
@@ -21,6 +24,10 @@ from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 __all__ = [
     "IGR",
     "NGF",
+    "AdaptiveCentralFlow",
+    "AdaptiveRodFlow",
+    "AdaptiveRule",
+    "Averages",
     "CentralFlow",
     "EdgeFlow",
     "EpochFlow",
@@ -33,6 +40,7 @@ __all__ = [
     "RodFlow",
     "SelfStabilisation",
     "StabilityCoefficients",
+    "StableFlow",
     "Truncated",
     "alpha",
     "classify",
