@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 
 #: Where the studies are; importing one of these registers its own.
 MODULES = (
-    "drift_rates", "edge_models", "eos", "leaderboard", "loss_rises", "penalty", "predictions",
-    "step_size", "trained_steps", "trial.study",
+    "adaptive_edge", "drift_rates", "edge_models", "eos", "leaderboard", "loss_rises", "penalty",
+    "predictions", "step_size", "trained_steps", "trial.study",
 )  # fmt: skip
 _TYPES = {"Literal": Literal, "bool": bool, "float": float, "int": int, "str": str}
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*)(?: :.*)?$", re.MULTILINE)

@@ -49,9 +49,10 @@ class AdaptiveRodFlow(RodFlow, optimizers=OPTIMIZERS):
     noise : float or "float"
         Standard deviation of one step's rounding along a direction, as in
         :class:`gdflows.flows.RodFlow`.
-    start : {"pair", "quiet"}
+    start : {"pair", "quiet"} or Tensor
         "pair": the rod joins the first two points of the optimiser. "quiet": θ₀ is the centre, and
-        the oscillation as long as the noise, along the sharpest preconditioned direction.
+        the oscillation as long as the noise, along the sharpest preconditioned direction. A
+        tensor: the half-rod itself, shape ``(D,)``, about θ₀ and the averages given.
 
     Notes
     -----
@@ -81,14 +82,15 @@ class AdaptiveRodFlow(RodFlow, optimizers=OPTIMIZERS):
         averages: Averages | None = None,
         order: int = 0,
         noise: float | Literal["float"] = 0.0,
-        start: Literal["pair", "quiet"] = "pair",
+        start: Literal["pair", "quiet"] | Tensor = "pair",
     ):
-        if start not in ("pair", "quiet"):
-            raise InputError(f"start must be 'pair' or 'quiet', got {start!r}.")
+        given = isinstance(start, Tensor)
+        if not given and start not in ("pair", "quiet"):
+            raise InputError(f"start must be 'pair', 'quiet' or a half-rod, got {start!r}.")
         if order not in (0, 1):
             raise InputError(f"order must be 0 or 1, got {order!r}.")
         super().__init__(objective, lr, noise=noise)
-        if start == "quiet" and self.noise == 0:
+        if not given and start == "quiet" and self.noise == 0:
             raise InputError("A quiet start needs a noise: the rod is as long as that.")
         self.rule = AdaptiveRule(optimizer, lr, beta=beta, betas=betas, eps=eps)
         self.averages, self.order, self.begins = averages, order, start
@@ -113,19 +115,16 @@ class AdaptiveRodFlow(RodFlow, optimizers=OPTIMIZERS):
             raise InputError(f"The flow '{self.label}' is real; start it at theta.real.")
         rule, known = self.rule, self.rule.checked(self.averages, theta)
         here, noise = self._joined(theta, known.first), self._sigma(theta)
-        if self.begins == "pair":
+        pair = isinstance(self.begins, str) and self.begins == "pair"
+        if pair:
             ahead, now = rule.step(self.objective, theta, known)
             rod = (here - self._joined(ahead, now.first)) / 2
         else:
-            now = rule.update(known, self.objective.grad(theta))
-            root = rule.rates(now.second, now.step).sqrt().expand_as(theta)
-            sharpest = root * top_eigenpairs(self.objective, theta, scale=root).vectors[0]
-            sharpest = sharpest / torch.linalg.vector_norm(sharpest)
-            rod = self._joined(noise * sharpest, torch.zeros_like(theta))
+            rod = self._swinging(theta, known, noise)
         direction, size = unit_vector(rod)
         if not size > 0:
             raise InputError(f"'{self.label}' cannot start at a critical point: nothing moves.")
-        position, first = self._parts(here if self.begins == "quiet" else here - rod)
+        position, first = self._parts(here - rod if pair else here)
         companions = {
             "second": known.second.clone(),
             "step": theta.new_tensor([known.step]),
@@ -135,6 +134,24 @@ class AdaptiveRodFlow(RodFlow, optimizers=OPTIMIZERS):
         if rule.beta1:
             companions["first"] = first
         return position, companions
+
+    def _swinging(self, theta: Tensor, known: Averages, noise: float) -> Tensor:
+        """The half-rod of z, from that of θ, or as long as the noise."""
+        rule, now = self.rule, self.rule.update(known, self.objective.grad(theta))
+        rates = rule.rates(now.second, now.step).expand_as(theta)
+        if isinstance(self.begins, Tensor):
+            rod = self.begins.to(theta)
+            if rod.shape != theta.shape:
+                raise InputError(
+                    f"start must have shape {tuple(theta.shape)}, got {tuple(rod.shape)}."
+                )
+        else:
+            root = rates.sqrt()
+            sharpest = root * top_eigenpairs(self.objective, theta, scale=root).vectors[0]
+            rod = noise / torch.linalg.vector_norm(sharpest) * sharpest
+        # A θ that turns round at each step has m opposite before it
+        opposite = torch.where(rates > 0, -2 * rule.corrections(now.step)[0] * rod / rates, 0.0)
+        return self._joined(rod, opposite)
 
     def field(self, theta: Tensor, *, direction: Tensor, log_length: Tensor, **companions: Tensor):
         unit = direction / torch.linalg.vector_norm(direction)
