@@ -24,7 +24,7 @@ SIDE = 3  # iterates on each side that the filter of the centre takes
 AVERAGED = 10  # steps on each side over which the oscillation's variances are averaged
 RANKS = 3  # eigenvalues of Σ that are kept
 TOL = 1e-3  # relative accuracy of the eigenvalues
-MODELS = ("central", "rod", "stable")
+MODELS = ("central", "rod", "rod 1", "stable")
 
 
 def draw(figure, runs: list[Run]) -> None:
@@ -68,7 +68,7 @@ def run(
     wait: int = 50,
     steps: int = 60,
     every: int = 5,
-    models: str = "central,rod,stable",
+    models: str = "central,rod,rod 1,stable",
     substeps: int = 1,
     dtype: Literal["float32", "float64"] = "float64",
     seeds: int = 1,
@@ -110,10 +110,11 @@ def run(
     every : int
         Steps between two rows.
     models : str
-        Which, joined by commas: central, rod, stable (without oscillation).
+        Which, joined by commas: central, rod (of order 0, as published), rod 1 (of order 1; of
+        gradient descent the principal rod), stable (without oscillation).
     substeps : int
-        Runge-Kutta steps of order four in each step; the stable flow takes twice as many, because
-        its sharpness goes on rising.
+        Runge-Kutta steps of order four in each step; stable and rod 1 take twice as many, for
+        stability.
     dtype : {"float32", "float64"}
         Of the parameters.
     seeds : int
@@ -170,14 +171,16 @@ def _flow(name: str, seen: _Training) -> Flow:
         return {
             "central": lambda: flows.CentralFlow(E, lr, tol=TOL),
             "rod": lambda: flows.RodFlow(E, lr, noise="float", start="slow"),
+            "rod 1": lambda: flows.PrincipalRodFlow(E, lr, order=1),
             "stable": lambda: flows.NGF(E, lr),
         }[name]()
     betas = {"betas": (rule.beta1, rule.beta2)} if rule.corrected else {"beta": rule.beta2}
     options = {"optimizer": rule.name, "eps": rule.eps, "averages": seen.averages, **betas}
     if name == "central":
         return flows.CentralFlow(E, lr, tol=TOL, **options)
-    if name == "rod":
-        return flows.RodFlow(E, lr, noise="float", start=rod, **options)
+    if name.startswith("rod"):
+        order = int(name == "rod 1")
+        return flows.RodFlow(E, lr, noise="float", start=rod, order=order, **options)
     return flows.StableFlow(E, lr, **options)
 
 
@@ -245,7 +248,9 @@ def _follow(name: str, flow: Flow, seen: _Training, substeps: int) -> pd.DataFra
     lr, failure = seen.lr, ""
     length = lr / (2 * substeps if name == "stable" else substeps)
     # Gradient descent's rod splits the iterate itself
-    begin = seen.start + seen.rods[0] if name == "rod" and seen.rule is None else seen.start
+    begin = (
+        seen.start + seen.rods[0] if name.startswith("rod") and seen.rule is None else seen.start
+    )
     try:
         path = integrate(
             flow, begin, times=[lr * k for k in seen.times], method="rk4", step=length,
