@@ -145,6 +145,32 @@ class AdaptiveRule:
         averages = self.update(averages, objective.grad(theta))
         return theta + self.move(averages), averages
 
+    def two_points(
+        self, objective: Objective, centre: Tensor, rod: Tensor, taken: int
+    ) -> tuple[Tensor, Tensor]:
+        r"""The exact map of centre and half-rod of everything, z = (θ, m, ν).
+
+        The ends z = c ± ε take a step each and change places:
+        :math:`c \to \tfrac12[\Phi(c + \varepsilon) + \Phi(c - \varepsilon)]`,
+        :math:`\varepsilon \to -\tfrac12[\Phi(c + \varepsilon) - \Phi(c - \varepsilon)]`, so that
+        c + (−1)ᵏ ε is the optimiser itself.
+
+        Parameters
+        ----------
+        objective : Objective
+            The loss.
+        centre, rod : Tensor
+            θ, m and ν in one vector, shape ``(3D,)``, of scalar RMSProp ``(2D + 1,)``.
+        taken : int
+            Steps that the optimiser has taken.
+        """
+        ends, dim = [], (len(centre) - 1) // 2 if self.scalar else len(centre) // 3
+        for z in (centre + rod, centre - rod):
+            theta, first, second = z[:dim], z[dim : 2 * dim], z[2 * dim :]
+            theta, averages = self.step(objective, theta, Averages(first, second, taken))
+            ends.append(torch.cat([theta, averages.first, averages.second]))
+        return (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
+
     def checked(self, averages: Averages | None, theta: Tensor) -> Averages:
         """The averages a flow starts with: as given, or none yet."""
         if averages is None:
