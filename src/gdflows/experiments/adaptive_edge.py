@@ -246,11 +246,10 @@ class _Training:
 
 def _follow(name: str, flow: Flow, seen: _Training, substeps: int) -> pd.DataFrame:
     lr, failure = seen.lr, ""
-    length = lr / (2 * substeps if name == "stable" else substeps)
-    # Gradient descent's rod splits the iterate itself
-    begin = (
-        seen.start + seen.rods[0] if name.startswith("rod") and seen.rule is None else seen.start
-    )
+    # Sharpness that goes on rising, and fast modes to second order, need shorter steps
+    length = lr / substeps / (2 if name in ("stable", "rod 1") else 1)
+    split = name.startswith("rod") and seen.rule is None  # splits the iterate by itself
+    begin = seen.start + seen.rods[0] if split else seen.start
     try:
         path = integrate(
             flow, begin, times=[lr * k for k in seen.times], method="rk4", step=length,
