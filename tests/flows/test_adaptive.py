@@ -179,19 +179,18 @@ def test_the_valley_s_cycle(name):
             x = lr / edge - eps / y
             y = y_star - x**2 / (2 * kappa)
     assert x > 0
-    theta, averages = torch.tensor([0.9 * x, y], dtype=f64), None
+    theta = torch.tensor([0.9 * x, y], dtype=f64)
     averages = rule.begin(theta)
     averages = averages._replace(second=rule.fold(torch.tensor([(y * x) ** 2, 0.0], dtype=f64)))
     averages = averages._replace(step=200)
     flow = CentralFlow(E, lr, averages=averages, **options)
     start = torch.tensor([0.0, y], dtype=f64)
-    path = gf.integrate(flow, start, t=1000 * lr, method="rk4", step=lr / 4, max_evaluations=10**6)
+    path = gf.integrate(flow, start, times=[0.0, 100 * lr], method="rk4", step=lr / 2)
     torch.testing.assert_close(path.states[-1], torch.tensor([0, y], dtype=f64), rtol=0, atol=1e-4)
-    last = path[-1:] if hasattr(path, "__getitem__") else path
-    assert float(flow.oscillation(last)[-1]) == pytest.approx(x, rel=1e-3)
+    assert float(flow.oscillation(path)[-1]) == pytest.approx(x, rel=1e-3)
     energy = y * x**2 / 2 + kappa / 2 * (y - y_star) ** 2
-    assert float(flow.mean_loss(last)[-1]) == pytest.approx(energy, rel=2e-3)
-    for _ in range(4000):
+    assert float(flow.mean_loss(path)[-1]) == pytest.approx(energy, rel=2e-3)
+    for _ in range(1000):
         theta, averages = rule.step(E, theta, averages)
     torch.testing.assert_close(theta.abs(), torch.tensor([x, y], dtype=f64), rtol=2e-3, atol=0)
 
@@ -299,7 +298,7 @@ def test_following_torch_s_rmsprop_on_a_network():
     p = torch.nn.Parameter(E.theta0.clone())
     optimizer = torch.optim.RMSprop([p], lr=lr, alpha=beta)
     states = []
-    for k in range(262):
+    for k in range(182):
         if k == 60:
             second = optimizer.state[p]["square_avg"].clone()
         states.append(p.detach().clone())
@@ -310,17 +309,15 @@ def test_following_torch_s_rmsprop_on_a_network():
     centres = torch.stack(states)
     centres = (centres[:-2] + 2 * centres[1:-1] + centres[2:]) / 4  # of steps 1, 2, …
     start = centres[59]
-    rod = (states[60] - start) if (states[60] - start).any() else None
+    rod = states[60] - start
     errors = {}
     for label, flow in {
         "central": CentralFlow(E, lr, **options, tol=1e-4),
         "rod": RodFlow(E, lr, **options, start=rod, noise="float"),
         "stable": StableFlow(E, lr, **options),
     }.items():
-        path = gf.integrate(
-            flow, start, times=[0.0, 200 * lr], method="rk4", step=lr / 2, max_evaluations=10**5
-        )
-        errors[label] = float((path.states[-1] - centres[259]).norm())
+        path = gf.integrate(flow, start, times=[0.0, 120 * lr], method="rk4", step=lr)
+        errors[label] = float((path.states[-1] - centres[179]).norm())
     assert errors["central"] < errors["stable"] / 2
     assert errors["rod"] < errors["stable"] / 2
 
