@@ -1,7 +1,9 @@
 """Continuous-time models of gradient descent, one small class each; with noise, of SGD."""
 
+from gdflows.flows.adaptive import AdaptiveRule, Averages, StableFlow
 from gdflows.flows.base import Flow
 from gdflows.flows.central import CentralFlow, Oscillation
+from gdflows.flows.central_adaptive import AdaptiveCentralFlow
 from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
 from gdflows.flows.covariance import Covariance, NoiseFactor, PerSampleNoise
 from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
@@ -10,6 +12,7 @@ from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.principal_rod import PrincipalRodFlow
 from gdflows.flows.rod import EdgeFlow, RodFlow
+from gdflows.flows.rod_adaptive import AdaptiveRodFlow
 from gdflows.flows.rounding import rounding
 from gdflows.flows.stabilisation import SelfStabilisation
 from gdflows.flows.stability import (
@@ -25,6 +28,10 @@ from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 __all__ = [
     "IGR",
     "NGF",
+    "AdaptiveCentralFlow",
+    "AdaptiveRodFlow",
+    "AdaptiveRule",
+    "Averages",
     "CentralFlow",
     "Covariance",
     "EdgeFlow",
@@ -41,6 +48,7 @@ __all__ = [
     "RodFlow",
     "SelfStabilisation",
     "StabilityCoefficients",
+    "StableFlow",
     "StablePoint",
     "StableSet",
     "StochasticFlow",

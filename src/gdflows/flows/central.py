@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from gdflows.curvature import Tracker
 from gdflows.curvature.units import alike
 from gdflows.errors import ConvergenceError
 from gdflows.flows.base import Flow
+from gdflows.flows.optimizers import ByOptimizer
 from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
 
@@ -41,7 +42,7 @@ class Oscillation(NamedTuple):
     pull: Tensor
 
 
-class CentralFlow(Flow):
+class CentralFlow(ByOptimizer, Flow):
     r"""The central flow: the time average of gradient descent's oscillating path.
 
     .. math:: \dot c = -\nabla E(c) - \tfrac12 \nabla_c\langle \Sigma, H(c)\rangle, \qquad
@@ -66,6 +67,9 @@ class CentralFlow(Flow):
         Relative accuracy of the critical eigenvalues. They are followed along the path
         (:class:`gdflows.curvature.Tracker`), so two evaluations at one θ agree to that only;
         beyond some thousandths the solver of an accurate integration would see it as noise.
+    optimizer : str
+        "gd"; with "rmsprop", "rmsprop-scalar" or "adam" the call makes a
+        :class:`gdflows.flows.AdaptiveCentralFlow`, which has more options.
 
     Notes
     -----
@@ -82,8 +86,17 @@ class CentralFlow(Flow):
     """
 
     label = "central"
+    kinds: ClassVar[dict[str, type]] = {}
 
-    def __init__(self, objective: Objective, lr: float, *, horizon: float = 1.0, tol: float = 1e-6):
+    def __init__(
+        self,
+        objective: Objective,
+        lr: float,
+        *,
+        horizon: float = 1.0,
+        tol: float = 1e-6,
+        optimizer: str = "gd",
+    ):
         super().__init__(objective, lr)
         self.horizon = number(horizon, "horizon", positive=True)
         self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY)

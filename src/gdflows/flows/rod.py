@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from gdflows.curvature.units import alike
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
 from gdflows.flows.decay import Decay, Stiff
+from gdflows.flows.optimizers import ByOptimizer
 from gdflows.flows.rounding import rounding
 from gdflows.flows.slow import Slow, halves
 from gdflows.lengths import length, unit_vector
@@ -212,7 +213,7 @@ class FirstOrder(Rod):
         }
 
 
-class RodFlow(FirstOrder):
+class RodFlow(ByOptimizer, FirstOrder):
     r"""The rod flow: two consecutive iterates are the ends of a rod.
 
     .. math:: \dot c = -\tfrac12[g(c+\varepsilon) + g(c-\varepsilon)], \qquad
@@ -236,6 +237,9 @@ class RodFlow(FirstOrder):
         As published, the rod joins θ₀ and θ₁: :math:`\varepsilon = \tfrac h2 g(\theta_0)`. "slow"
         counts only the part of θ₀ as oscillation that swings, see
         :class:`gdflows.flows.PrincipalRodFlow`.
+    optimizer : str
+        "gd"; with "rmsprop", "rmsprop-scalar" or "adam" the call makes a
+        :class:`gdflows.flows.AdaptiveRodFlow`, which has more options.
 
     Notes
     -----
@@ -248,6 +252,18 @@ class RodFlow(FirstOrder):
     """
 
     label = "rod"
+    kinds: ClassVar[dict[str, type]] = {}
+
+    def __init__(
+        self,
+        objective: Objective,
+        lr: float,
+        *,
+        noise: float | Literal["float", "measured"] = 0.0,
+        start: Literal["pair", "slow"] = "pair",
+        optimizer: str = "gd",
+    ):
+        super().__init__(objective, lr, noise=noise, start=start)
 
     def _field(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
         mean, half = self._halves(centre, rod)
