@@ -29,11 +29,12 @@ from gdflows.runs.progress import progress
 from gdflows.walking import integrate
 
 SIDE = 3  # iterates on each side that the filter of the centre takes
-FINE = 1e-4  # of rods, whose estimate is of a lower order than the method
+FINE = 1e-3  # of rods, whose estimate is of a lower order than the method
 # Their fields have kinks and jumps, where eigenvalues arrive or cross, which an adaptive solver
 # would resolve at great cost.
 ROUGH = (models.CentralFlow, models.SelfStabilisation)
 SUBSTEPS = 2
+DEAREST = 200  # evaluations a step, in the mean; what needs more has lost its way
 MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "NGF": lambda E, lr: models.NGF(E),
     "IGR": models.IGR,
@@ -103,7 +104,7 @@ def leaderboard(
     every : int
         Steps between two rows.
     rtol : float
-        Of the integrations (DOP853; rods by the exponential method, at 1e-4 if that is more,
+        Of the integrations (DOP853; rods by the exponential method, at 1e-3 if that is more,
         which is finer than it says). The central flow and self-stabilisation, whose fields have
         kinks, are followed by two Runge-Kutta steps of order four in each step.
     seed : int
@@ -220,7 +221,8 @@ def _follow(name, flow, lr, theta0, truth, points, rtol) -> pd.DataFrame:
         solver = {"rtol": rtol}
     failure = ""
     try:
-        path = integrate(flow, theta0, times=times, max_evaluations=10**7, **solver)
+        most = DEAREST * int(truth.step.max())
+        path = integrate(flow, theta0, times=times, max_evaluations=most, **solver)
     except IntegrationError as e:
         path, failure = e.partial, e.cause
         if len(path) < 2:  # before the first row: it takes part, and is lost everywhere

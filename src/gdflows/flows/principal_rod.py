@@ -15,7 +15,7 @@ from gdflows.lengths import length
 from gdflows.objective import Objective
 
 LOWEST = 5.0  # a rod that shrinks faster than by e⁻⁵ a step is gone at once
-DROP = 1.5  # of log m from one iterate to the next, at most
+JUMP = 1.5  # of log m from one iterate to the next, at most
 PUSHES = 1e-5  # length, relative to the centre's, from which the rod's push may be seen
 STEEP = 0.2  # growth of the push in a step from which its differences miss something
 SHRINKS = 0.1  # the push of a rod with a smaller multiplier is gone
@@ -108,9 +108,10 @@ class PrincipalRodFlow(Rod):
             centre, rod = centre - h * mean, moved
             # Of the rod only what lies along it at first: the rest decays, and swings in the map.
             before, along = along, float(torch.dot(v, rod))
+            found = self._logarithm(along, before)
             # Where it collapses within the next steps, differences would tell nothing.
-            logarithm = max(self._logarithm(along, before), logarithm - DROP if i else -LOWEST)
-            growth += weight / h * logarithm
+            near = found if i == 0 else min(max(found, logarithm - JUMP), logarithm + JUMP)
+            growth, logarithm = growth + weight / h * near, near
         return centre_rate + push, {
             "direction": turn - torch.dot(v, turn) * v,
             "log_length": self._growth(v.new_tensor(growth), theta, log_length).reshape(1),
