@@ -34,7 +34,7 @@ FINE = 1e-3  # of rods, whose estimate is of a lower order than the method
 # would resolve at great cost.
 ROUGH = (models.CentralFlow, models.SelfStabilisation)
 SUBSTEPS = 2
-DEAREST = 200  # evaluations a step, in the mean; what needs more has lost its way
+DEAREST = 50  # evaluations a step, in the mean; what needs more has lost its way
 MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "NGF": lambda E, lr: models.NGF(E),
     "IGR": models.IGR,
