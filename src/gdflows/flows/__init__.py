@@ -7,7 +7,7 @@ from gdflows.flows.central_adaptive import AdaptiveCentralFlow
 from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
 from gdflows.flows.covariance import Covariance, NoiseFactor, PerSampleNoise
 from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
-from gdflows.flows.modified import EpochFlow, HeavyBall
+from gdflows.flows.modified import EpochFlow, HeavyBall, Nesterov
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
 from gdflows.flows.principal_rod import PrincipalRodFlow
@@ -39,6 +39,7 @@ __all__ = [
     "Flow",
     "HeavyBall",
     "MomentumRodFlow",
+    "Nesterov",
     "NoiseFactor",
     "Oscillation",
     "PerSampleNoise",
