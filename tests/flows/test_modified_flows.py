@@ -103,6 +103,13 @@ def test_torch_follows_it_to_order_two(kind):
     assert order_of(sizes, errors["no penalty"]) == pytest.approx(1, abs=0.2)
 
 
+def test_kinks_are_told():
+    net = gf.problems.mlp([4, 3, 3], "relu", seed=0, dtype=f64)
+    E = gf.problems.classification("iris", net, n=20)
+    with pytest.warns(UserWarning, match="ReLU"):
+        HeavyBall(E, 0.01, order=2)
+
+
 def test_without_momentum_it_is_igr():
     E, theta = gf.problems.banana(), place()
     flow = HeavyBall(E, 0.02, beta=0)
