@@ -11,7 +11,13 @@ from scipy.signal import convolve2d
 
 import gdflows as gf
 from gdflows.errors import InputError
-from gdflows.flows import HeavyBall, NoiseFactor, PerSampleNoise, StochasticModifiedEquation
+from gdflows.flows import (
+    HeavyBall,
+    Nesterov,
+    NoiseFactor,
+    PerSampleNoise,
+    StochasticModifiedEquation,
+)
 from gdflows.objective.samples import Samples
 
 f64 = torch.float64
@@ -265,7 +271,8 @@ def test_stationary_variances(hl):
 def test_drift_and_start_are_the_methods_own():
     E, theta = gf.problems.banana(), torch.tensor([[0.3, 0.2], [-1.0, 0.5]], dtype=f64)
     for kwargs in ({}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}):
-        own = HeavyBall(E, 0.001, momentum=0.0) if not kwargs else HeavyBall(E, 0.001, **kwargs)
+        own = Nesterov if kwargs.get("nesterov") else HeavyBall
+        own = own(E, 0.001, beta=kwargs.get("momentum", 0.0))
         flow = SME(E, 0.001, covariance=1.0, **kwargs)
         expected = torch.stack([own.vector_field(row) for row in theta])
         torch.testing.assert_close(flow.drift(theta), expected, rtol=1e-11, atol=1e-11)

@@ -7,9 +7,11 @@ from gdflows.flows.central_adaptive import AdaptiveCentralFlow
 from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
 from gdflows.flows.covariance import Covariance, NoiseFactor, PerSampleNoise
 from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
-from gdflows.flows.modified import EpochFlow, HeavyBall
+from gdflows.flows.inertial import InertialFlow, VanishingFriction
+from gdflows.flows.modified import EpochFlow, HeavyBall, Nesterov
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
+from gdflows.flows.principal_momentum import MomentumPrincipalFlow, multipliers, swinging
 from gdflows.flows.principal_rod import PrincipalRodFlow
 from gdflows.flows.rod import EdgeFlow, RodFlow
 from gdflows.flows.rod_adaptive import AdaptiveRodFlow
@@ -38,7 +40,10 @@ __all__ = [
     "EpochFlow",
     "Flow",
     "HeavyBall",
+    "InertialFlow",
+    "MomentumPrincipalFlow",
     "MomentumRodFlow",
+    "Nesterov",
     "NoiseFactor",
     "Oscillation",
     "PerSampleNoise",
@@ -54,13 +59,16 @@ __all__ = [
     "StochasticFlow",
     "StochasticModifiedEquation",
     "Truncated",
+    "VanishingFriction",
     "alpha",
     "classify",
     "jacobian",
     "jacobian_eigenvalue",
     "log_multiplier",
+    "multipliers",
     "predicted_swing",
     "rounding",
     "stability_coefficients",
+    "swinging",
     "third_order_nonprincipal",
 ]

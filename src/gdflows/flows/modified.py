@@ -1,60 +1,68 @@
-r"""Modified flows of gradient descent's relatives, to the first power of h.
+r"""Modified flows of gradient descent's relatives.
 
-Each is a gradient flow, as :class:`gdflows.flows.IGR` is for gradient descent: that of a loss
-with a penalty on gradients. What a method with another memory, or another order of its data, does
-beyond h¹ is no gradient flow in general.
+To the first power of h each is a gradient flow, as :class:`gdflows.flows.IGR` is for gradient
+descent: that of a loss with a penalty on gradients. What a method with another memory, or another
+order of its data, does beyond h¹ is no gradient flow in general.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gdflows.arguments import number
+from gdflows.arguments import number, whole
+from gdflows.bseries import heavy_ball, nesterov
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
+from gdflows.flows.truncated import Truncated
 from gdflows.objective import Objective
 from gdflows.problems import mean
 
 
 class HeavyBall(Flow):
-    r"""The modified flow of heavy ball, or of Nesterov's method, in torch's form.
+    r"""The modified flow of heavy ball in torch's form, to any order: a flow of θ alone.
 
     .. math:: \dot\theta = -\nabla\Bigl(\frac{E}{1 - \beta}
-              + \frac{h\,p(\beta)}{4(1 - \beta)^3}\,\|\nabla E\|^2\Bigr), \qquad
-              p = 1 + \beta, \quad\text{for Nesterov's method } p = 1 - \beta + 2\beta^2 .
+              + \frac{h\,p(\beta)}{4(1 - \beta)^3}\,\|\nabla E\|^2\Bigr) + O(h^2), \qquad
+              p = 1 + \beta .
 
-    Started where :meth:`start` says, it stays within :math:`O(h^2)` of
+    Started where :meth:`start` says, the flow of order n stays within :math:`O(h^{n+1})` of
     ``gdflows.descend(…, momentum=β)`` over a fixed time, once the transient of about
-    1/(1 − β) steps is over. Costs one gradient and one Hessian-vector product.
+    1/(1 − β) steps is over. At order 1 it costs one gradient and one Hessian-vector product.
 
     Parameters
     ----------
     objective : Objective
-        The loss.
+        The loss; n + 1 times differentiable.
     lr : float
         The learning rate h. Flow time is t = k·h after k steps.
-    momentum : float
-        β, 0 ≤ β < 1.
-    nesterov : bool
-        Nesterov's method in place of heavy ball. The flow is that of the points at which the
-        gradient is taken, which torch holds; at this order also that of the others.
-    order : {0, 1}
-        0 leaves the penalty out: the gradient flow, 1/(1 − β) times as fast.
+    beta : float
+        β, 0 ≤ β < 1. The series is exact for the decimal number that it is printed as.
+    order : int
+        n, the highest power of h. Order 0 is the gradient flow, 1/(1 − β) times as fast.
     from_rest : bool
         Whether the method starts at θ₀ with v = 0. Then the flow starts at
 
-        .. math:: \theta_0 + \frac{h q(\beta)}{(1 - \beta)^2}\,\nabla E(\theta_0), \qquad
-                  q = \beta, \quad\text{for Nesterov's method } q = \beta^2 ,
+        .. math:: \theta_0 + \frac{h q(\beta)}{(1 - \beta)^2}\,\nabla E(\theta_0) + O(h^2),
+                  \qquad q = \beta ,
 
         a little uphill: a method at rest needs time to get up to speed. If False, at θ₀.
 
+    Warns
+    -----
+    UserWarning
+        At order 2 and above, for losses that lack the derivatives: as
+        :class:`gdflows.flows.Truncated`.
+
     Notes
     -----
-    Higher orders, for a rational β: ``Truncated(E, lr, order, series=heavy_ball("9/10", order))``
-    with :func:`gdflows.bseries.heavy_ball`, whose ``shift`` is the start.
+    The series is :func:`gdflows.bseries.heavy_ball`. Along an eigenvector of the Hessian it
+    converges only for :math:`|h\lambda| < (1 - \sqrt\beta)^2`, which is 0.0026 for β = 0.9:
+    beyond, the iterates swing, and no flow of θ alone does. See :class:`InertialFlow`.
 
     References
     ----------
@@ -62,49 +70,66 @@ class HeavyBall(Flow):
     any order, with bounds.
     """
 
+    _equation = staticmethod(heavy_ball)
+
     def __init__(
         self,
         objective: Objective,
         lr: float,
         *,
-        momentum: float = 0.9,
-        nesterov: bool = False,
+        beta: float = 0.9,
         order: int = 1,
         from_rest: bool = True,
     ):
         super().__init__(objective, lr)
-        momentum = number(momentum, "momentum")
-        if not 0 <= momentum < 1:
-            raise InputError(f"momentum must be in [0, 1), got {momentum}.")
-        if order not in (0, 1):
-            raise InputError(
-                f"order must be 0 or 1, got {order!r}; for more see Truncated with a series of "
-                "gdflows.bseries.heavy_ball."
-            )
-        self.momentum, self.nesterov = momentum, nesterov
-        self.order, self.from_rest = order, from_rest
-        self.label = "Nesterov flow" if nesterov else "heavy-ball flow"
+        self.beta, self.order, self.from_rest = (
+            check_beta(beta),
+            whole(order, "order", 0),
+            from_rest,
+        )
+        self.series = self._equation(Fraction(repr(self.beta)), self.order)
+        self.label = f"{self.series.name}, order {self.order}"
+        self._flow = Truncated(objective, lr, self.order, series=self.series)
+        # h times the shift: one power of h less is enough
+        self._shift = Truncated(objective, lr, max(self.order - 1, 0), series=self.series.shift)
 
     @property
     def coefficients(self) -> tuple[float, float]:
         """Of −∇E and −∇²E ∇E in the field; the second is zero at order 0."""
-        b = self.momentum
-        p = 1 - b + 2 * b**2 if self.nesterov else 1 + b
-        return 1 / (1 - b), self.order * self.lr * p / (2 * (1 - b) ** 3)
+        first = float(self.series.terms(0)[0].coefficient)
+        second = float(self.series.terms(1)[0].coefficient) if self.order else 0.0
+        return first, -self.lr * second
 
     def vector_field(self, theta: Tensor) -> Tensor:
-        first, second = self.coefficients
-        if self.order == 0:
-            return -first * self.objective.grad(theta)
-        point = self.objective.at(theta)
-        return -first * point.grad - second * point.hvp(point.grad)
+        return self._flow.vector_field(theta)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        b = self.momentum
-        if not (self.from_rest and b):
+        if not (self.from_rest and self.beta):
             return theta, {}
-        q = b**2 if self.nesterov else b
-        return theta + self.lr * q / (1 - b) ** 2 * self.objective.grad(theta), {}
+        return theta + self.lr * self._shift.vector_field(theta), {}
+
+
+class Nesterov(HeavyBall):
+    r"""The modified flow of Nesterov's method with constant momentum, in torch's form.
+
+    As :class:`HeavyBall`, with :math:`p = 1 - \beta + 2\beta^2` and :math:`q = \beta^2`. It is
+    the flow of the points at which the gradient is taken, which torch holds in its parameters;
+    through h¹ the field is also that of the points looked ahead from.
+
+    Notes
+    -----
+    The series is :func:`gdflows.bseries.nesterov` with ``lookahead=True``.
+    """
+
+    _equation = staticmethod(partial(nesterov, lookahead=True))
+
+
+def check_beta(beta: float, name: str = "beta") -> float:
+    """A momentum as a float: in [0, 1), or an error that says so."""
+    beta = number(beta, name)
+    if not 0 <= beta < 1:
+        raise InputError(f"{name} must be in [0, 1), got {beta}.")
+    return beta
 
 
 class EpochFlow(Flow):

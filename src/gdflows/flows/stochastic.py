@@ -27,7 +27,7 @@ from torch import Tensor
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
 from gdflows.flows.covariance import Covariance, as_covariance
-from gdflows.flows.modified import HeavyBall
+from gdflows.flows.modified import HeavyBall, Nesterov, check_beta
 from gdflows.objective import Objective
 from gdflows.objective.batched import Batched, push
 
@@ -164,15 +164,15 @@ class StochasticModifiedEquation(StochasticFlow):
         self.channels = self.covariance.channels
         self.additive = self.covariance.constant and not self.mended
         # the method's own flow knows the drift and the start
-        self._method = HeavyBall(
-            objective, lr, momentum=momentum, nesterov=nesterov, order=min(order, 2) - 1,
+        self._method = (Nesterov if nesterov else HeavyBall)(
+            objective, lr, beta=check_beta(momentum, "momentum"), order=min(order, 2) - 1,
             from_rest=from_rest,
         )  # fmt: skip
         if momentum and self.mended:
             raise InputError("With momentum only orders 1 and 2 are known, not mended.")
         if nesterov and not momentum:
             raise InputError("nesterov is for momentum: give momentum as well.")
-        self.momentum, self.nesterov = self._method.momentum, nesterov
+        self.momentum, self.nesterov = self._method.beta, nesterov
         self._batched = Batched(objective)
         self.label = f"SME-{order}{' mended' if mended and order < 3 else ''}"
 
