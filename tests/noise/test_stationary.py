@@ -353,6 +353,21 @@ def test_where_there_is_nothing_at_all():
     assert torch.equal(moments(problem, 0.1, 3, start)[0], start)
 
 
+def test_least_squares_in_single_precision():
+    """Flat directions and gradients that sum to zero, but for the rounding of float32."""
+    g = torch.Generator().manual_seed(0)
+    exact, y = torch.randn(50, 3, generator=g, dtype=f64), torch.randn(50, generator=g)
+    exact = torch.cat([exact, exact[:, :1] + exact[:, 1:2]], 1)  # a direction without curvature
+    x = exact.float()
+    best = torch.linalg.pinv(exact, rtol=1e-5) @ y.double()
+    given = x[:, :, None] * x[:, None, :], (x @ best.float() - y)[:, None] * x
+    other = exact[:, :, None] * exact[:, None, :], (exact @ best - y.double())[:, None] * exact
+    single, double = (SampledQuadratics(*both, batch_size=5) for both in (given, other))
+    assert mean_square_edge(single) == pytest.approx(mean_square_edge(double), rel=1e-4)
+    seen, expected = (stationary_covariance(p, 0.05) for p in (single, double))
+    torch.testing.assert_close(seen.double(), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_the_answer_has_the_callers_dtype():
     seen = stationary_covariance(Quadratic(H.float(), SIGMA), 0.1)
     assert seen.dtype == torch.float32

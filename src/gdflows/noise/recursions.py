@@ -13,7 +13,6 @@ from gdflows.objective.batchsize import batch_factor
 from gdflows.objective.semidefinite import factor_of, require_finite
 
 f64 = torch.float64
-FLAT = 1e-12  # of the largest eigenvalue: below it a direction is flat
 LARGEST = 1200  # entries of the symmetric matrices on which a recursion of moments acts
 
 
@@ -95,11 +94,15 @@ class Quadratic:
     """
 
     def __init__(self, hessian: Tensor, covariance=0.0):
-        self.like = _floating(hessian, "hessian")
-        self.hessian = _symmetric(hessian, "hessian")
+        self._set(hessian, _floating(hessian, "hessian").detach().cpu().double(), covariance)
+
+    def _set(self, like: Tensor, hessian: Tensor, covariance) -> None:
+        self.like, self.rounding = like, rounding(like)
+        self.hessian = _symmetric(hessian, self.rounding)
         self.dim = len(self.hessian)
         self.values, self.vectors = torch.linalg.eigh(self.hessian)
-        if float(self.values[0]) < -FLAT * float(self.values.abs().max()):
+        top = float(self.values.abs().max())
+        if float(self.values[0]) < -self.rounding * top:
             raise InputError(
                 f"The Hessian has the eigenvalue {float(self.values[0]):.3g}: away from a minimum "
                 "nothing is stable at any learning rate."
@@ -114,9 +117,9 @@ class Quadratic:
         diagonal = root.expand(self.dim).diag() if root.ndim < 2 else root
         self.covariance = diagonal @ diagonal.T
         #: Which eigenvectors have no curvature, and the variance along each of them.
-        self.flat = self.values <= FLAT * float(self.values.abs().max())
+        self.flat = self.values <= self.rounding * top
         self.loud = ((self.covariance @ self.vectors) * self.vectors).sum(0)
-        self.drifting = self.flat & (self.loud > FLAT * self.loud.max())
+        self.drifting = self.flat & (self.loud > self.rounding * self.loud.max())
 
     def spread(self) -> Tensor:
         """Roots of the variance of a batch's Hessian, ``(R, D, D)``: here there is none."""
@@ -167,20 +170,22 @@ class SampledQuadratics(Quadratic):
         if g.shape != (n, d):
             raise InputError(f"gradients must have shape {(n, d)}, got {tuple(gradients.shape)}.")
         require_finite(g)
-        if float(g.sum(0).abs().max()) > 1e-9 * float(g.abs().sum()):
+        tolerance = rounding(hessians if gradients is None else gradients)
+        if float(g.sum(0).abs().max()) > tolerance * float(g.abs().sum()):
             raise InputError(
                 "The gradients at the minimum do not sum to zero, so it is none: subtract "
                 "their mean, or take them at the minimum."
             )
+        g = g - g.mean(0)
         self.factor = batch_factor(n, batch_size, replacement=replacement)
         self.batch_size, self.hessians, self.gradients = whole(batch_size, "batch_size"), h, g
-        super().__init__(h.mean(0), self.factor / n * g.T @ g)
-        self.like = hessians
-        off = h - self.hessian
-        if float((off - off.transpose(1, 2)).abs().max()) > 1e-9 * float(h.abs().max()):
+        if _size(h - h.transpose(1, 2)) > rounding(hessians) * _size(h):
             raise InputError("A sample's Hessian is not symmetric: pass (H + Hᵀ)/2.")
-        self._spread = (self.factor / n) ** 0.5 * off
-        if self.factor and _size(h @ self.vectors[:, self.flat]) > 1e-9 * _size(h):
+        h = (h + h.transpose(1, 2)) / 2
+        self._set(hessians, h.mean(0), self.factor / n * g.T @ g)
+        self._spread = (self.factor / n) ** 0.5 * (h - self.hessian)
+        flat = self.vectors[:, self.flat]
+        if self.factor and _size(h @ flat) > self.rounding**0.5 * _size(h):
             raise InputError(
                 "Along a direction without mean curvature single samples are curved: there no "
                 "learning rate is stable in mean square."
@@ -200,15 +205,19 @@ def _floating(x, name: str) -> Tensor:
     return x
 
 
-def _symmetric(x: Tensor, name: str) -> Tensor:
-    x = x.detach().cpu().double()
+def rounding(x: Tensor) -> float:
+    """What is nothing beside 1, in numbers of this dtype."""
+    return max(1e-12, 32 * torch.finfo(x.dtype).eps)
+
+
+def _symmetric(x: Tensor, tolerance: float) -> Tensor:
     x = x.diag() if x.ndim == 1 else x
     if x.ndim != 2 or x.shape[0] != x.shape[1]:
-        raise InputError(f"{name} must have shape (D,) or (D, D), got {tuple(x.shape)}.")
+        raise InputError(f"hessian must have shape (D,) or (D, D), got {tuple(x.shape)}.")
     if not bool(torch.isfinite(x).all()):
-        raise InputError(f"The {name} is not finite.")
-    if _size(x - x.T) > 1e-9 * _size(x):
-        raise InputError(f"The {name} is not symmetric: pass (H + Hᵀ)/2.")
+        raise InputError("The Hessian is not finite.")
+    if _size(x - x.T) > tolerance * _size(x):
+        raise InputError("The Hessian is not symmetric: pass (H + Hᵀ)/2.")
     return (x + x.T) / 2
 
 
