@@ -19,8 +19,7 @@ from gdflows.objective import FlatModule
 from gdflows.objective.batched import fit_for_vmap
 from gdflows.objective.batchsize import batch_factor
 from gdflows.objective.samples import Samples
-
-NEGATIVE = 1e-9  # of the largest eigenvalue: below it a negative one is rounding
+from gdflows.objective.semidefinite import factor_of, require_finite
 
 
 class Covariance(ABC):
@@ -82,7 +81,7 @@ class Varying(Covariance):
                 f"covariance(theta) must be a tensor of shape (), ({dim},) or ({dim}, {dim}), got "
                 f"{shape}. For a factor F with Σ = F Fᵀ pass gdflows.flows.NoiseFactor(function)."
             )
-        _factor_of(seen.detach())
+        factor_of(seen.detach())
 
     def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
         with fit_for_vmap():
@@ -126,7 +125,7 @@ class NoiseFactor(Covariance):
                 raise InputError(
                     f"A factor must be a matrix (D, R), got shape {tuple(factor.shape)}."
                 )
-            _finite(factor)
+            require_finite(factor)
             self.channels = factor.shape[1]
         elif not callable(factor):
             raise InputError(
@@ -143,7 +142,7 @@ class NoiseFactor(Covariance):
         if not isinstance(seen, Tensor) or tuple(seen.shape) != wanted:
             shape = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
             raise InputError(f"The factor must have shape {wanted}, got {shape}.")
-        _finite(seen)
+        require_finite(seen)
 
     def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
         if self.constant:
@@ -249,33 +248,4 @@ def as_covariance(covariance, dim: int | None) -> Covariance:
             f"number, ({dim},) or ({dim}, {dim}). For a factor F with Σ = F Fᵀ pass "
             "gdflows.flows.NoiseFactor(F)."
         )
-    return Constant(_factor_of(covariance.detach()), dim)
-
-
-def _finite(x: Tensor) -> None:
-    if not bool(torch.isfinite(x).all()):
-        raise InputError("The covariance is not finite.")
-
-
-def _factor_of(covariance: Tensor) -> Tensor:
-    """A root of variances, or of a matrix; or an error that says why there is none."""
-    covariance = covariance.cpu().double()  # the dtype last: there are devices without float64
-    _finite(covariance)
-    if covariance.ndim < 2:
-        if bool((covariance < 0).any()):
-            raise InputError(
-                f"The covariance has a negative variance, {float(covariance.min()):.3g}: pass "
-                "variances, and not slopes or logarithms."
-            )
-        return covariance.sqrt()
-    size = float(covariance.abs().max())
-    if float((covariance - covariance.T).abs().max()) > NEGATIVE * size:
-        raise InputError("The covariance is not symmetric: pass (Σ + Σᵀ)/2.")
-    values, columns = torch.linalg.eigh((covariance + covariance.T) / 2)
-    if float(values[0]) < -NEGATIVE * max(size, float(values[-1])):
-        raise InputError(
-            f"The covariance is not positive semidefinite: it has the eigenvalue "
-            f"{float(values[0]):.3g} (and the largest is {float(values[-1]):.3g})."
-        )
-    kept = values > 0
-    return columns[:, kept] * values[kept].sqrt() if bool(kept.any()) else columns[:, :1] * 0
+    return Constant(factor_of(covariance.detach()), dim)

@@ -162,6 +162,10 @@ def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = Fa
     InputError
         For shapes or batch sizes that cannot be.
 
+    See Also
+    --------
+    gdflows.noise.mean_square_edge : With momentum and averaging, for fewer dimensions.
+
     References
     ----------
     Ma and Ying (2021), "On linear stability of SGD and input-smoothness of neural networks";
