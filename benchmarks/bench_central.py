@@ -2,12 +2,15 @@
 
     pip install 'gdflows[data]'
     python benchmarks/bench_central.py [--n 1000] [--lr 0.015] [--steps 15] [--out FOLDER]
+    python benchmarks/bench_central.py --data digits --n 300 --lr 0.2 --starts 60,100,140 \\
+        --steps 6 [--out FOLDER]
 
 A tanh network with 656,810 parameters on images of CIFAR-10, in float32, from places on gradient
-descent's path where one or two eigenvalues are at the edge. The flow takes four Euler substeps a
-step, as its authors' code does, and in each substep the eigenpairs at the edge, and one more to
-know that they are all, are asked for with the same accuracy: by the tracker, by LOBPCG started from
-the last substep's eigenvectors (as that code does; here scipy's), and by a search from scratch.
+descent's path where one eigenvalue is at the edge; or one with 3,466 parameters on the digits, in
+float64, where more are. The flow takes four Euler substeps a step, as its authors' code does, and
+in each substep the eigenpairs at the edge, and one more to know that they are all, are asked for
+with the same accuracy: by the tracker, by LOBPCG started from the last substep's eigenvectors (as
+that code does; here scipy's), and by a search from scratch.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def warm_lobpcg(point, before: torch.Tensor, wanted: torch.Tensor) -> tuple[torc
         return point.hvp(rows).numpy().T
 
     operator = scipy.sparse.linalg.LinearOperator(
-        (point.theta.numel(),) * 2, product, matmat=product, dtype=np.float32
+        (point.theta.numel(),) * 2, product, matmat=product, dtype=before.numpy().dtype
     )
     columns = before.numpy().T
     for _ in range(100):  # one iteration at a time, so as to stop where the accuracy is reached
@@ -46,9 +49,16 @@ def warm_lobpcg(point, before: torch.Tensor, wanted: torch.Tensor) -> tuple[torc
     return torch.from_numpy(np.ascontiguousarray(columns.T)), spent
 
 
-def compare(n: int, lr: float, starts: str, steps: int) -> pd.DataFrame:
-    net = gf.problems.mlp([3072, 200, 200, 10], "tanh", seed=0, init="default")
-    E = gf.problems.classification("cifar10-5k", net, n=n)
+def problem(data: str, n: int):
+    if data == "digits":
+        net = gf.problems.mlp([64, 32, 32, 10], "tanh", seed=0, dtype=torch.float64)
+    else:
+        net = gf.problems.mlp([3072, 200, 200, 10], "tanh", seed=0, init="default")
+    return gf.problems.classification(data, net, n=n)
+
+
+def compare(n: int, lr: float, starts: str, steps: int, data: str = "cifar10-5k") -> pd.DataFrame:
+    E = problem(data, n)
     theta, done, rows = E.theta0, 0, []
     for start in sorted(int(s) for s in starts.split(",")):
         theta = gf.descend(E, theta, lr, start - done, every=start).states[-1]
@@ -80,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--data", default="cifar10-5k", choices=["cifar10-5k", "digits"])
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=0.015)
     parser.add_argument("--starts", default="700,850")
