@@ -48,7 +48,7 @@ class Tracked(Eigenpairs):
         larger eigenvalue; 0 if this one was checked.
     following : float
         An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
-        it is far from the k-th it is renewed at every fifth update only.
+        it is far from the k-th it is computed at every fifth update only, and else foretold.
     """
 
     since_check: int
@@ -158,25 +158,32 @@ class Tracker:
         if known is None or len(known.rows) < self.k or not largest_entry(known.images[0]):
             certain = self.k > 1 or self.guards > 1
             solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
-            since = 0
+            since, below = 0, -math.inf
         else:
-            last = float(torch.dot(known.rows[self.k - 1], known.images[self.k - 1]))
+            foretold = double((known.rows * known.images).sum(1))
+            last, below = float(foretold[self.k - 1]), -math.inf
             near = last - max(NEAR, WRONG * self._wrong) * abs(last)
-            watch = self._guard[0] != self.k or self._guard[1] > near or since % SELDOM == 0
-            watch = watch and len(known.rows) > self.k
+            watch = len(known.rows) > self.k
+            if watch:
+                guess = float(foretold[self.k])
+                close = max(self._guard[1], guess) > near
+                watch = self._guard[0] != self.k or close or since % SELDOM == 0
+                below = -math.inf if watch else guess
             tol = torch.full(
                 (self.k + watch,), self.tol / SAFETY, dtype=torch.float64, device="cpu"
             )
             tol[self.k :] *= LOOSER
             solved = improve(product, known, self.k + watch, tol)
-            self._judge(known, solved)
+            self._judge(foretold, solved)
             if since == 0:
                 solved = self._checked(product, point, solved)
         self._history.add(theta, solved.kept, known, size, exact=self.k + EXTRA, keep=keep)
         pairs = pairs_of(solved, self.k, 1, theta)
         kept = solved.kept
-        if len(kept.rows) > self.k:
-            self._guard = self.k, float(torch.dot(kept.rows[self.k], kept.images[self.k]))
+        if len(kept.rows) > self.k:  # what a subspace shows is no more than the truth
+            below = max(below, float(torch.dot(kept.rows[self.k], kept.images[self.k])))
+        if below > -math.inf:
+            self._guard = self.k, below
         following = self._guard[1] if self._guard[0] == self.k else -math.inf
         return Tracked(**vars(pairs), since_check=since, following=following)
 
@@ -199,12 +206,13 @@ class Tracker:
         self._updates, self._guard = state["updates"], tuple(state["guard"])
         self._wrong = state.get("wrong", 1.0)
 
-    def _judge(self, known: Space, solved: Solved) -> None:
+    def _judge(self, foretold: Tensor, solved: Solved) -> None:
         """How far off the forecast eigenvalues were."""
-        n = min(len(known.rows), self.k)
-        foretold = double((known.rows[:n] * known.images[:n]).sum(1))
+        n = self.k
         scale = solved.values[:n].abs().clamp_min(1e-4 * solved.norm)
-        wrong = float(((foretold - solved.values[:n]).abs() / scale).max()) if solved.norm else 0.0
+        wrong = (
+            float(((foretold[:n] - solved.values[:n]).abs() / scale).max()) if solved.norm else 0.0
+        )
         self._wrong = max(FORGET * self._wrong, min(wrong, 1.0))
 
     def _checked(self, product: Operator, point: Point, solved: Solved) -> Solved:
