@@ -92,7 +92,8 @@ class History:
         cuts = [len(space.rows) for space in parts]
         vectors, seen = torch.split(vectors, cuts), torch.split(seen, cuts)
         # What all have in common: of each direction what the weightiest point knows.
-        common = updated(torch.zeros(len(basis), len(basis), dtype=gram.dtype), vectors[0], seen[0])
+        nothing = torch.zeros_like(basis @ basis.T)
+        common = updated(nothing, vectors[0], seen[0])
         for j in np.argsort(w):
             common = updated(common, vectors[j + 1], seen[j + 1])
         matrix = common
@@ -107,7 +108,7 @@ class History:
     @staticmethod
     def _corrected(found, values, chosen, w, rows, images, basis, vectors, seen) -> Tensor:
         """To first order by what the images have outside the span of all vectors."""
-        shares = [torch.zeros(len(chosen), len(vectors[0]), dtype=chosen.dtype)]
+        shares = [torch.zeros_like(chosen @ vectors[0].T)]
         shares += [float(x) * (chosen @ v.T) for x, v in zip(w, vectors[1:], strict=True)]
         shares = torch.cat(shares, 1)
         inside = shares @ torch.cat(seen) @ basis
