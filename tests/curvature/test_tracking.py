@@ -7,6 +7,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 import gdflows as gf
 from gdflows.curvature import Tracker, top_eigenpairs
+from gdflows.curvature.subspace import Solved, Space
 from gdflows.errors import InputError
 
 f64 = torch.float64
@@ -103,6 +104,31 @@ def test_cost_and_state(edge):
     )
 
 
+def test_a_guard_foretold_wrongly_makes_the_forecasts_doubtful():
+    rows = torch.eye(2, 9, dtype=f64)
+    values = torch.tensor([10.0, 8.0], dtype=f64)
+    solved = Solved(values, 0 * values, Space(rows, values[:, None] * rows), 2, 10.0)
+    tracker = Tracker(moving())
+    tracker._wrong = 0.0
+    tracker._judge(torch.tensor([10.0, 7.0], dtype=f64), solved)  # below the k-th, 10, by too much
+    assert tracker._wrong == pytest.approx(0.1)
+    tracker._judge(torch.tensor([10.0, 8.0], dtype=f64), solved)  # slowly forgotten
+    assert 0.05 < tracker._wrong < 0.1
+
+
+def test_memory(edge):
+    """No more vectors than the docstring says."""
+    E, path, _ = edge
+    for k, guards in ((1, 1), (3, 3)):
+        tracker = Tracker(E, k, guards=guards)
+        for theta in path[:8]:
+            tracker.update(theta)
+        state = tracker.state_dict()["history"]
+        held = sum(t.numel() for p in state["points"] for t in p[:3])
+        held += sum(t.numel() for t in state["rest"])
+        assert held <= (10 * k + 20 + 2 * guards) * E.dim
+
+
 def test_preconditioned(edge):
     E, path, _ = edge
     g = torch.Generator().manual_seed(0)
@@ -118,7 +144,7 @@ def test_preconditioned(edge):
 
 def test_bad_input(edge):
     E, path, _ = edge
-    for arguments in ({"k": 0}, {"tol": 0}, {"guards": 0}, {"check_every": 0}):
+    for arguments in ({"k": 0}, {"tol": 0}, {"guards": 0}, {"check_every": 0}, {"near": 0}):
         with pytest.raises(InputError, match="must be"):
             Tracker(E, **arguments)
     with pytest.raises(InputError, match="another objective"):

@@ -28,9 +28,8 @@ from gdflows.objective import Objective, Point
 FORGET = 0.7  # how slowly the size of the forecasts' errors is forgotten
 SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be that much smaller
 LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
-NEAR = 0.01  # a guard this close (relatively) below the k-th is computed anew at each point,
-WRONG = 3.0  # or within so many times the largest of the last forecasts' errors,
-SELDOM = 5  # and any other one so often
+WRONG = 3.0  # a guard may be above the k-th if so many of the last forecasts' errors lie between
+SELDOM = 5  # a guard that is far below is computed so often
 DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
 EXTRA = 2  # vectors beyond the k whose exact images are kept of each point
 
@@ -48,7 +47,8 @@ class Tracked(Eigenpairs):
         larger eigenvalue; 0 if this one was checked.
     following : float
         An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
-        it is far from the k-th it is computed at every fifth update only, and else foretold.
+        it is far from the k-th (``near`` of :class:`Tracker`) it is computed at every fifth
+        update only, and else foretold.
     """
 
     since_check: int
@@ -83,11 +83,18 @@ class Tracker:
         Updates between two checks: looks from a random vector at what lies beside the
         eigenvectors that are followed, which end when nothing larger can be hidden there (but
         with probability 0.04).
+    near : float
+        The eigenvalue after the k-th is computed, not foretold, where it is foretold to be this
+        close below the k-th, relatively, or where the last forecasts were wrong by a third of the
+        gap or more.
 
     Notes
     -----
     An eigenvalue that occurs more than once is followed as often. Where there are no more than
     four parameters to each vector kept, every update computes the whole Hessian.
+
+    Memory: between two updates at most ``10 k + 20 + 2 guards`` vectors of the size of θ, of which
+    an update makes one more copy.
 
     Examples
     --------
@@ -106,11 +113,13 @@ class Tracker:
         tol: float = 1e-3,
         guards: int = 3,
         check_every: int = 50,
+        near: float = 0.01,
     ):
         k, tol = whole(k, "k"), number(tol, "tol", positive=True)
         guards, check_every = whole(guards, "guards"), whole(check_every, "check_every")
         self.objective, self.k, self.tol = objective, k, tol
         self.guards, self.check_every = guards, check_every
+        self.near = number(near, "near", positive=True)
         self._history = History()
         self._wrong = 1.0  # relative errors of the last forecasts, the largest, slowly forgotten
         self._updates = 0
@@ -162,7 +171,7 @@ class Tracker:
         else:
             foretold = double((known.rows * known.images).sum(1))
             last, below = float(foretold[self.k - 1]), -math.inf
-            near = last - max(NEAR, WRONG * self._wrong) * abs(last)
+            near = last - max(self.near, WRONG * self._wrong) * abs(last)
             watch = len(known.rows) > self.k
             if watch:
                 guess = float(foretold[self.k])
@@ -207,12 +216,13 @@ class Tracker:
         self._wrong = state.get("wrong", 1.0)
 
     def _judge(self, foretold: Tensor, solved: Solved) -> None:
-        """How far off the forecast eigenvalues were."""
-        n = self.k
-        scale = solved.values[:n].abs().clamp_min(1e-4 * solved.norm)
-        wrong = (
-            float(((foretold[:n] - solved.values[:n]).abs() / scale).max()) if solved.norm else 0.0
-        )
+        """How far off the forecast eigenvalues were; the guard's too, where it was computed."""
+        if not solved.norm:
+            return
+        n = len(solved.values)  # k, or one more
+        scale = solved.values.abs().clamp_min(1e-4 * solved.norm)
+        scale[self.k :] = scale[self.k - 1]  # the guard matters to the k-th
+        wrong = float(((foretold[:n] - solved.values).abs() / scale).max())
         self._wrong = max(FORGET * self._wrong, min(wrong, 1.0))
 
     def _checked(self, product: Operator, point: Point, solved: Solved) -> Solved:
