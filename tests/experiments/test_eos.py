@@ -219,7 +219,8 @@ def test_a_goal_ends_the_run_where_it_is_reached(tmp_path):
     assert code == 0 and "reached the loss 1 at step 0" in said
 
 
-@pytest.mark.parametrize("wrong", [{"test": 10_000}, {"test": -1}, {"until": -0.1}])
+@pytest.mark.parametrize("wrong", [{"test": 10_000}, {"test": -1}, {"until": -0.1},
+                                   {"data": "diabetes", "test": 5}])
 def test_what_cannot_be_held_out_or_reached(wrong):
     with pytest.raises(InputError, match="test|until"):
         carry_out("eos", SMALL | wrong)

@@ -145,6 +145,16 @@ def test_too_few_steps_for_a_row_are_refused(steps, every):
         gf.leaderboard(E, E.theta0, lr=0.05, steps=steps, every=every, flows=["NGF"])
 
 
+def test_an_accuracy_that_the_format_has_not_is_refused_before_a_flow_is_said_to_be_lost():
+    E = gf.problems.valley()
+    with pytest.raises(InputError, match="finer than torch.float32"):
+        gf.leaderboard(E, E.theta0.float(), lr=0.05, steps=20, every=10, flows=["NGF"])
+    board = gf.leaderboard(
+        E, E.theta0.float(), lr=0.05, steps=20, every=10, flows=["NGF", "rod"], rtol=1e-5
+    )
+    assert np.isfinite(board.table.centre).all()
+
+
 class Stuck(gf.flows.Flow):
     """It cannot be followed at all."""
 

@@ -52,11 +52,21 @@ def compare(run):
         if column in ("x", "x0", "x1") or (penalty and column == "sharpness"):
             rtol = 1e-4  # eigenvalues, asked for to that accuracy
         if column == "ratio" or column.startswith("eigenvalue"):
-            rtol = 2 * run.config["tol"]  # both are within that of the truth
+            rtol = 2 * run.config.get("tol", 1e-3)  # both are within that of the truth
         # A solver's tolerance is relative to θ, whose norm is some tens.
         atol = max(1e-9, 100 * run.config.get("rtol", 0.0)) if loose else 1e-9
         words = f"{run.name}: {column}"
-        np.testing.assert_allclose(now, then, rtol=rtol, atol=atol, err_msg=words)
+        tracked = np.zeros(len(now), dtype=bool)
+        if run.config["study"] in ("adaptive-edge", "constrained"):
+            # The central flow is made of eigenpairs that are tracked to a thousandth only, and one
+            # that starts above the edge is thrown back to it in the first steps.
+            tracked = both.index.get_level_values("model") == "central"
+        np.testing.assert_allclose(
+            now[~tracked], then[~tracked], rtol=rtol, atol=atol, err_msg=words
+        )
+        np.testing.assert_allclose(
+            now[tracked], then[tracked], rtol=max(rtol, 1e-2), atol=atol, err_msg=words
+        )
         compared += int(np.isfinite(then).sum())
     assert compared > 0, f"{run.name}: no number was compared"
     return compared

@@ -18,18 +18,11 @@ from gdflows.problems.data.sources import source_of
 
 # What is made smaller than in the records' own checks, by study.
 SMALLER = {
-    "leaderboard": {"n": 4, "wait": 1, "every": 3, "steps": 6, "seeds": 1, "rtol": 1e-2},
-    "each-step": {"n": 4, "at": "0:2", "seeds": 1},
+    "each-step": {"n": 4, "widths": "8-8"},
     "eos": {"n": 20, "widths": "8-8", "every": 1, "steps": 2},
     "step-size": {"n": 20, "every": 1, "steps": 2},
     "step-size-trained": {"n": 20, "every": 1, "steps": 2, "seeds": 1},
     "one-step": {"n": 20},
-}
-# The transformers' fields cost so much that they follow some of their flows only.
-SMALLER_STILL = {
-    "leaderboard-cifar": {"widths": "8-8"},
-    "leaderboard-gpt": {"n": 2, "models": "NGF,rod,edge"},
-    "leaderboard-vit": {"n": 2, "models": "NGF,rod,edge"},
 }
 ELSEWHERE = [name for name, of in DATA.items() if of is not None and source_of(of).files]
 
@@ -74,7 +67,7 @@ def test_recorded_study_runs_on_a_stand_in(name, stand_in, record_property):
     study = config.pop("study")
     know_all()
     keys, shorten = CHECKS[study]
-    config |= dict(shorten(config)) | SMALLER.get(study, {}) | SMALLER_STILL.get(name, {})
+    config |= dict(shorten(config)) | SMALLER.get(study, {})
     one, two = (carry_out(study, config) for _ in range(2))
     apart = [c for c in one if c == "microseconds"]
     pd.testing.assert_frame_equal(one.drop(columns=apart), two.drop(columns=apart))

@@ -99,6 +99,29 @@ def test_the_start_splits_what_swings_from_what_does_not():
     torch.testing.assert_close(centre + rod, theta, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("x", [0.3, 0.9])
+def test_what_does_not_swing_at_all_is_centre(x):
+    """Below hλ = 1 gradient descent alternates nowhere: the centre is θ₀, and stays on its path."""
+    E = gf.problems.quadratic(torch.tensor([x / H, 0.1], dtype=f64))
+    theta = torch.tensor([1.0, 1.0], dtype=f64)
+    for flow in (PrincipalRodFlow(E, H, order=3), RodFlow(E, H, noise="measured", start="slow")):
+        centre, companions = flow.start(theta)
+        torch.testing.assert_close(centre, theta, rtol=0, atol=1e-13)
+        assert float(companions["log_length"]) < math.log(1e-13)
+    path = gf.integrate(flow, theta, times=[H * k for k in range(6)], rtol=1e-8)
+    exact = torch.stack([torch.exp(-torch.tensor([x, 0.1 * H]) * k) for k in range(6)])
+    torch.testing.assert_close(path.states, exact.to(f64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_noise_is_measured_also_at_zero(dtype):
+    """There the format's spacing is that of the first step, and not that of 0."""
+    E = gf.Objective(lambda w: ((w - 1.0) ** 2).sum() / 2, dim=3)
+    unit = torch.tensor([1.0, 0.0, 0.0], dtype=dtype)
+    found = gf.flows.rounding(E, torch.zeros(3, dtype=dtype), unit, H)
+    assert 0.2 < found / (H * torch.finfo(dtype).eps / 12**0.5) < 10
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 def test_noise_holds_the_rod_at_rounding(dtype):
     """r ε² + σ²/(2h) = 0 gives ε² = σ²/(2h|r|), with r = log(m)/h."""
@@ -216,6 +239,12 @@ def test_the_push_of_a_rod_that_doubles_in_each_step():
 
 
 BAD = {
+    "noise not yet measured": (
+        lambda E: PrincipalRodFlow(E, H).field(
+            E.theta0, direction=E.theta0, log_length=torch.zeros(1, dtype=f64)
+        ),
+        "measured where a path starts",
+    ),
     "order": (lambda E: PrincipalRodFlow(E, H, order=4), "order must be"),
     "noise": (lambda E: PrincipalRodFlow(E, H, noise=-1.0), "noise must be"),
     "noise of a word": (lambda E: RodFlow(E, H, noise="much"), "noise must be"),

@@ -220,6 +220,8 @@ def eos(
 def _held_out(data: str, test: int, dtype: str, device: str) -> tuple[Tensor, Tensor]:
     """The first so many test samples, as the network takes them."""
     found = samples(data, getattr(torch, dtype))
+    if not found.classes:
+        raise InputError(f"{data} has no classes, so nothing is classified: leave test out.")
     if not 1 <= test <= len(found.x_test):
         raise InputError(f"{data} has {len(found.x_test)} test samples, not test = {test}.")
     return found.x_test[:test].to(device), found.y_test[:test].to(device)

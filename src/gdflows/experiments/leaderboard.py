@@ -138,7 +138,10 @@ def leaderboard(
     >>> sorted(set(board.table.model))
     ['NGF', 'rod']
     """
-    lr = number(lr, "lr", positive=True)
+    lr, rtol = number(lr, "lr", positive=True), number(rtol, "rtol", positive=True)
+    least = 10 * torch.finfo(theta0.dtype).eps
+    if rtol < least:  # else the flows that are followed with it would be told to have lost
+        raise InputError(f"rtol = {rtol:g} is finer than {theta0.dtype} can hold: {least:.0e}.")
     steps, every = whole(steps, "steps"), whole(every, "every")
     if max(every, SIDE) > steps - steps % every:
         raise InputError(

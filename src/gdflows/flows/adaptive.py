@@ -192,7 +192,23 @@ class AdaptiveRule:
         return Averages(first.to(theta), second.to(theta), step)
 
 
-class StableFlow(Flow):
+class OfAverages(Flow):
+    """What the flows of an optimiser's mean share: its averages are their companions."""
+
+    rule: AdaptiveRule
+
+    def companions(self, theta: Tensor) -> dict[str, Tensor]:
+        return self.start(theta)[1]
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        raise InputError(f"The field of '{self.label}' needs its averages too: use field.")
+
+    def preconditioner(self, second: Tensor, step: Tensor) -> Tensor:
+        """D at companions of the path, as one number a coordinate, shape ``(D,)``."""
+        return self.rule.rates(second, float(step)).expand(self.objective.dim)
+
+
+class StableFlow(OfAverages):
     r"""The stable flow of an adaptive optimiser: its average, if it did not oscillate.
 
     .. math:: \dot\theta = -\frac{1}{h b_1} D\,(\beta_1 m + (1 - \beta_1) g), \quad
@@ -249,18 +265,8 @@ class StableFlow(Flow):
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return begin(self.rule, self.objective, theta, self.averages)
 
-    def companions(self, theta: Tensor) -> dict[str, Tensor]:
-        return self.start(theta)[1]
-
-    def vector_field(self, theta: Tensor) -> Tensor:
-        raise InputError(f"The field of '{self.label}' needs its averages too: use field.")
-
     def field(self, theta: Tensor, **companions: Tensor):
         return stable_rates(self.rule, theta, self.objective.grad(theta), companions)
-
-    def preconditioner(self, second: Tensor, step: Tensor) -> Tensor:
-        """D at companions of the path, as one number a coordinate, shape ``(D,)``."""
-        return self.rule.rates(second, float(step)).expand(self.objective.dim)
 
 
 def begin(rule: AdaptiveRule, objective: Objective, theta: Tensor, averages: Averages | None):

@@ -127,8 +127,7 @@ class CentralFlow(ByOptimizer, Flow):
         return torch.stack(rows)
 
     def _oscillation(self, point: Point) -> Oscillation:
-        pairs = self._critical(point)
-        values, vectors = pairs
+        values, vectors = self._critical(point, 2 / self.lr)
         k = len(values)
         zero = torch.zeros_like(point.theta)
         if k == 0:
@@ -151,10 +150,13 @@ class CentralFlow(ByOptimizer, Flow):
             alike(torch.from_numpy(x), point.theta), vectors, values, weights @ thirds
         )
 
-    def _critical(self, point: Point) -> tuple[Tensor, Tensor]:
-        close, tracker = 2 * (1 - MARGIN) / self.lr, self._tracker
+    def _critical(
+        self, point: Point, edge: float, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Eigenvalues that can come to the edge within a step, and their vectors."""
+        close, tracker = (1 - MARGIN) * edge, self._tracker
         while True:
-            pairs = tracker.update(point)
+            pairs = tracker.update(point, scale=scale)
             if pairs.following <= close:
                 break
             tracker.k += 1

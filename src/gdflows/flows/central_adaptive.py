@@ -8,18 +8,17 @@ from torch import Tensor
 
 from gdflows.curvature import Tracker
 from gdflows.curvature.units import alike
-from gdflows.errors import InputError
 from gdflows.flows.adaptive import (
     OPTIMIZERS,
     AdaptiveRule,
     Averages,
+    OfAverages,
     begin,
     correction_drift,
     stable_rates,
 )
 from gdflows.flows.central import (
     CHECK_EVERY,
-    MARGIN,
     CentralFlow,
     Oscillation,
     solve_complementarity,
@@ -28,7 +27,7 @@ from gdflows.objective import Objective, Point
 from gdflows.trajectory import Trajectory
 
 
-class AdaptiveCentralFlow(CentralFlow, optimizers=OPTIMIZERS):
+class AdaptiveCentralFlow(OfAverages, CentralFlow, optimizers=OPTIMIZERS):
     r"""The central flow of RMSProp or Adam; ``CentralFlow(E, lr, optimizer="adam")`` makes it.
 
     With P = D⁻¹ the preconditioner (:class:`gdflows.flows.StableFlow`) and e the edge,
@@ -96,18 +95,8 @@ class AdaptiveCentralFlow(CentralFlow, optimizers=OPTIMIZERS):
         self._tracker = Tracker(self.objective, tol=self._tracker.tol, check_every=CHECK_EVERY)
         return begin(self.rule, self.objective, theta, self.averages)
 
-    def companions(self, theta: Tensor) -> dict[str, Tensor]:
-        return self.start(theta)[1]
-
-    def vector_field(self, theta: Tensor) -> Tensor:
-        raise InputError(f"The field of '{self.label}' needs its averages too: use field.")
-
     def field(self, theta: Tensor, **companions: Tensor):
         return self._solve(self.objective.at(theta), companions)[1:]
-
-    def preconditioner(self, second: Tensor, step: Tensor) -> Tensor:
-        """D at companions of the path, as one number a coordinate, shape ``(D,)``."""
-        return self.rule.rates(second, float(step)).expand(self.objective.dim)
 
     def covariance(self, theta: Tensor, **companions: Tensor) -> Oscillation:
         """Σ at a state of the path: ``flow.covariance(theta, **companions)``.
@@ -146,7 +135,7 @@ class AdaptiveCentralFlow(CentralFlow, optimizers=OPTIMIZERS):
         velocity, moved = stable_rates(rule, theta, point.grad, companions)
         rates, (b1, b2), edge = rule.rates(second, step), rule.corrections(step), rule.edge(step)
         root = rates.sqrt().expand_as(theta)
-        values, vectors = self._near_edge(point, root, edge)
+        values, vectors = self._critical(point, edge, root)
         k = len(values)
         if k == 0:
             empty = Oscillation(values.new_zeros(0, 0), vectors, values, torch.zeros_like(theta))
@@ -179,14 +168,3 @@ class AdaptiveCentralFlow(CentralFlow, optimizers=OPTIMIZERS):
         moved["second"] = moved["second"] + lag * (weights @ squares)
         seen = Oscillation(alike(torch.from_numpy(x), theta), right, values, pull)
         return seen, velocity - rates / (b1 * h) * pull, moved
-
-    def _near_edge(self, point: Point, root: Tensor, edge: float) -> tuple[Tensor, Tensor]:
-        close, tracker = (1 - MARGIN) * edge, self._tracker
-        while True:
-            pairs = tracker.update(point, scale=root)
-            if pairs.following <= close:
-                break
-            tracker.k += 1
-        near = int((pairs.values > close).sum())
-        tracker.k = max(1, near)
-        return pairs.values[:near], pairs.vectors[:near]

@@ -40,7 +40,9 @@ class PrincipalRodFlow(Rod):
     log(m)/h where m does not change, the principal flow's real part. And what the rod pushes the
     centre by, b = g(c) − ½[g(c+ε) + g(c−ε)], grows by r = m² a step; its flow is
     log(r)/(r − 1) b in place of the series' beginning. The flow starts on the *slow manifold*:
-    only the part of θ₀ along eigenvectors with hλ > 1 is oscillation, the rest is centre.
+    only the part of θ₀ along eigenvectors with hλ > 1 is oscillation, the rest is centre. Where
+    log m would change by more than 1.5 from one iterate to the next, as in a jump far above the
+    edge, the change counts as 1.5.
 
     Parameters
     ----------

@@ -145,9 +145,14 @@ class Rod(TwoPoints):
 
     def _sigma(self, theta: Tensor) -> float:
         """Standard deviation of one step's noise along a direction."""
-        if self.noise == "measured" and self._measured is not None:
+        if self.noise == "measured":
+            if self._measured is None:
+                raise InputError(
+                    f"The noise of '{self.label}' is measured where a path starts: call "
+                    "start(theta) before the field, or give noise as a number."
+                )
             return self._measured
-        if self.noise not in ("float", "measured"):
+        if self.noise != "float":
             return self.noise
         rms = length(theta) / theta.numel() ** 0.5
         return torch.finfo(theta.dtype).eps / math.sqrt(12) * (rms or 1.0)

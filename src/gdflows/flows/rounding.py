@@ -24,7 +24,7 @@ def rounding(objective: Objective, theta: Tensor, direction: Tensor, lr: float) 
     Parameters
     ----------
     objective : Objective
-        The loss; 16 gradients are spent.
+        The loss; 17 gradients are spent.
     theta, direction : Tensor
         A point, and a unit vector u, shapes ``(D,)``: an eigenvector of the Hessian, or rounding
         of the points on the line is taken for the gradient's.
@@ -38,6 +38,8 @@ def rounding(objective: Objective, theta: Tensor, direction: Tensor, lr: float) 
     """
     # The spacing of floating-point numbers at |x|: from x to the next one up.
     size = theta.abs()
+    # An entry that is zero will be as large as its first step.
+    size = torch.where(size > 0, size, lr * objective.grad(theta).abs())
     ulp = torch.nextafter(size, torch.full_like(size, math.inf)) - size
     update = float(((direction * ulp) ** 2).sum()) / 12
     unit = float(ulp.max()) * SPACING

@@ -34,10 +34,17 @@ class Slow:
         self.objective, self.lr = objective, lr
 
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of θ that swings, and the sharpest direction; shapes ``(D,)``."""
+        """The part of θ that swings, and the sharpest direction; shapes ``(D,)``.
+
+        The part is zero where no direction has hλ > 1.
+        """
         sharp, nothing = self._sharp(theta), torch.zeros_like(theta)
+        if not self._swings(sharp):
+            return nothing, sharp.vectors[0]
         rod, _ = self._settle(theta, nothing, sharp, 1, 1)
         sharp = self._sharp(theta - rod)
+        if not self._swings(sharp):
+            return nothing, sharp.vectors[0]
         rod, _ = self._settle(theta, rod, sharp, 1, 3)
         # Sharper, but only where the oscillation changes little within some steps.
         finer, changes = self._settle(theta, rod, sharp, FILTER, ROUNDS)
@@ -67,6 +74,10 @@ class Slow:
             if len(changes) > 2 and changes[-1] > changes[-2] / 2:  # that is rounding
                 break
         return rod, changes
+
+    def _swings(self, sharp: Eigenpairs) -> bool:
+        """Whether gradient descent alternates along the sharpest direction at all."""
+        return self.lr * float(sharp.values[0]) > 1
 
     def _sharp(self, theta: Tensor) -> Eigenpairs:
         """All eigenpairs with hλ > 1; the top one in any case."""

@@ -88,15 +88,14 @@ class Exponential(scipy.integrate.OdeSolver):
         if self._linear is None:
             self._linear, longest = self._split()
             self.h_abs = min(self.h_abs, longest)
-        else:
-            longest = self.h_abs * 2
         least = 10 * abs(np.nextafter(self.t, np.inf) - self.t)
         while True:
             left = self.t_bound - self.t
             h = left if left <= self.h_abs * (1 + 1e-9) else self.h_abs
             if h < least:
                 return False, self.TOO_SMALL_STEP
-            moved, error = self._try(h)
+            with np.errstate(over="ignore", invalid="ignore"):  # then the step is rejected
+                moved, error = self._try(h)
             if not math.isfinite(error):
                 self.h_abs = h / 4
             elif error > 1:
