@@ -119,14 +119,14 @@ def test_a_guard_foretold_wrongly_makes_the_forecasts_doubtful():
 def test_memory(edge):
     """No more vectors than the docstring says."""
     E, path, _ = edge
-    for k, guards in ((1, 1), (3, 3)):
-        tracker = Tracker(E, k, guards=guards)
+    for k, guards, points in ((1, 1, 1), (1, 1, 4), (3, 3, 4)):
+        tracker = Tracker(E, k, guards=guards, points=points)
         for theta in path[:8]:
             tracker.update(theta)
         state = tracker.state_dict()["history"]
         held = sum(t.numel() for p in state["points"] for t in p[:3])
         held += sum(t.numel() for t in state["rest"])
-        assert held <= (10 * k + 20 + 2 * guards) * E.dim
+        assert held <= (points * (2 * k + 5) + 2 * (k + guards)) * E.dim
 
 
 def test_preconditioned(edge):
@@ -144,7 +144,7 @@ def test_preconditioned(edge):
 
 def test_bad_input(edge):
     E, path, _ = edge
-    for arguments in ({"k": 0}, {"tol": 0}, {"guards": 0}, {"check_every": 0}, {"near": 0}):
+    for arguments in ({"k": 0}, {"tol": 0}, {"guards": 0}, {"check_every": 0}, {"points": 0}):
         with pytest.raises(InputError, match="must be"):
             Tracker(E, **arguments)
     with pytest.raises(InputError, match="another objective"):

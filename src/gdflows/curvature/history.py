@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows.arguments import whole
 from gdflows.curvature.subspace import Space
 from gdflows.curvature.units import alike, double
 from gdflows.errors import NonFiniteError
 from gdflows.lengths import largest_entry, power
 
-POINTS = 4  # a plane of drift and oscillation has three; one more for a second oscillation
 RIDGE = 0.01  # on the weights, relative to the square of the distance to the nearest point
 ALIKE = 2.0  # a scale that is larger or smaller by more has scaled the old images too
 LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
@@ -33,6 +33,12 @@ class History:
     these products, so that the weights act on what was seen and not on what was guessed: a
     forecast made of forecasts would not be stable.
 
+    Parameters
+    ----------
+    most : int
+        Points to keep, at least one. A plane of drift and oscillation takes three; one more is for
+        a second oscillation.
+
     Attributes
     ----------
     points : list of (Tensor, Space, float)
@@ -41,7 +47,8 @@ class History:
         The best vectors of the last point; some of their images are older, or forecasts.
     """
 
-    def __init__(self):
+    def __init__(self, most: int = 4):
+        self.most = whole(most, "points")
         self.points: list[tuple[Tensor, Space, float]] = []
         self.rest: Space | None = None
 
@@ -101,30 +108,33 @@ class History:
             matrix = matrix + float(weight) * (updated(common, v, image) - common)
         values, columns = torch.linalg.eigh(matrix)
         values, chosen = values.flip(0)[:keep], columns.T.flip(0)[:keep]
-        found = alike(chosen @ basis, rows) @ rows
-        found = self._corrected(found, values, chosen, w, rows, images, basis, vectors, seen)
+        rest, beyond = self._beyond(values, chosen, w, basis, vectors, seen)
+        found = alike(chosen @ basis - rest, rows) @ rows
+        found += alike(beyond, rows) @ images
+        sizes, turn = torch.linalg.eigh(double(found @ found.T))
+        found = alike((turn / sizes.sqrt()) @ turn.T, found) @ found
         return Space(found, alike(values, found)[:, None] * found)
 
     @staticmethod
-    def _corrected(found, values, chosen, w, rows, images, basis, vectors, seen) -> Tensor:
-        """To first order by what the images have outside the span of all vectors."""
+    def _beyond(values, chosen, w, basis, vectors, seen) -> tuple[Tensor, Tensor]:
+        """What the images have outside the span of all vectors corrects these to first order.
+
+        As combinations of the rows, to be taken away, and of the images, to be added.
+        """
         shares = [torch.zeros_like(chosen @ vectors[0].T)]
         shares += [float(x) * (chosen @ v.T) for x, v in zip(w, vectors[1:], strict=True)]
         shares = torch.cat(shares, 1)
         inside = shares @ torch.cat(seen) @ basis
-        outside = alike(shares, rows) @ images - alike(inside, rows) @ rows
         # The bulk of the operator is taken for zero, small beside its top.
         large = values > 1e-4 * values.abs().max()
-        inverse = torch.where(large, 1 / torch.where(large, values, 1.0), 0.0)
-        found = found + alike(inverse, found)[:, None] * outside
-        sizes, turn = torch.linalg.eigh(double(found @ found.T))
-        return alike((turn / sizes.sqrt()) @ turn.T, found) @ found
+        inverse = torch.where(large, 1 / torch.where(large, values, 1.0), 0.0)[:, None]
+        return inverse * inside, inverse * shares
 
     def add(self, theta: Tensor, solved: Space, known: Space | None, size: float, *, exact: int,
             keep: int) -> None:  # fmt: skip
         """What was computed at θ: of it the first ``exact`` rows, and the best ``keep`` of all."""
         point = (theta.detach().clone(), Space(solved.rows[:exact], solved.images[:exact]), size)
-        self.points = [*self.points, point][-POINTS:]
+        self.points = [*self.points, point][-self.most :]
         space = solved
         if known is not None:
             n = len(space.rows)
@@ -142,7 +152,8 @@ class History:
         return {"points": points, "rest": rest}
 
     def load_state_dict(self, state: dict) -> None:
-        self.points = [(p[0], Space(p[1], p[2]), p[3]) for p in state["points"]]
+        points = [(p[0], Space(p[1], p[2]), p[3]) for p in state["points"]]
+        self.points = points[-self.most :]
         self.rest = None if state["rest"] is None else Space(*state["rest"])
 
 

@@ -28,8 +28,9 @@ from gdflows.objective import Objective, Point
 FORGET = 0.7  # how slowly the size of the forecasts' errors is forgotten
 SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be that much smaller
 LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
-WRONG = 3.0  # a guard may be above the k-th if so many of the last forecasts' errors lie between
-SELDOM = 5  # a guard that is far below is computed so often
+NEAR = 0.05  # a guard foretold so close (relatively) below the k-th is computed at each point,
+WRONG = 3.0  # and one within so many of the last forecasts' errors,
+SELDOM = 5  # and any other one so often
 DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
 EXTRA = 2  # vectors beyond the k whose exact images are kept of each point
 
@@ -46,9 +47,9 @@ class Tracked(Eigenpairs):
         Updates since the last check, which started from a random vector and would have found a
         larger eigenvalue; 0 if this one was checked.
     following : float
-        An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
-        it is far from the k-th (``near`` of :class:`Tracker`) it is computed at every fifth
-        update only, and else foretold.
+        An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. It is
+        computed where it may be within 5 % of the k-th, and at every fifth update, and else
+        foretold.
     """
 
     since_check: int
@@ -58,8 +59,8 @@ class Tracked(Eigenpairs):
 class Tracker:
     """Follow the k largest eigenvalues of the Hessian along a path.
 
-    Consecutive Hessians are alike. The tracker keeps the eigenvectors of the last four points
-    with their images under the Hessians of then. From them it forecasts the Hessian at the next
+    Consecutive Hessians are alike. The tracker keeps the eigenvectors of the last few points with
+    their images under the Hessians of then. From them it forecasts the Hessian at the next
     point: θ is written as a combination of the points before, and what is known of their Hessians
     is combined alike (:class:`gdflows.curvature.history.History`). That takes no product. The k
     products with the forecast eigenvectors then give eigenvalues whose errors are of second order
@@ -83,18 +84,17 @@ class Tracker:
         Updates between two checks: looks from a random vector at what lies beside the
         eigenvectors that are followed, which end when nothing larger can be hidden there (but
         with probability 0.04).
-    near : float
-        The eigenvalue after the k-th is computed, not foretold, where it is foretold to be this
-        close below the k-th, relatively, or where the last forecasts were wrong by a third of the
-        gap or more.
+    points : int
+        How many points of the path are kept for the forecast. Four are worth their memory where
+        every step is looked at; where the looks are far apart, or memory is scarce, one.
 
     Notes
     -----
     An eigenvalue that occurs more than once is followed as often. Where there are no more than
     four parameters to each vector kept, every update computes the whole Hessian.
 
-    Memory: between two updates at most ``10 k + 20 + 2 guards`` vectors of the size of θ, of which
-    an update makes one more copy.
+    Memory: between two updates at most ``points (2 k + 5) + 2 (k + guards)`` vectors of the size
+    of θ, of which an update makes one more copy.
 
     Examples
     --------
@@ -113,14 +113,13 @@ class Tracker:
         tol: float = 1e-3,
         guards: int = 3,
         check_every: int = 50,
-        near: float = 0.01,
+        points: int = 4,
     ):
         k, tol = whole(k, "k"), number(tol, "tol", positive=True)
         guards, check_every = whole(guards, "guards"), whole(check_every, "check_every")
         self.objective, self.k, self.tol = objective, k, tol
         self.guards, self.check_every = guards, check_every
-        self.near = number(near, "near", positive=True)
-        self._history = History()
+        self._history = History(points)
         self._wrong = 1.0  # relative errors of the last forecasts, the largest, slowly forgotten
         self._updates = 0
         self._guard = (0, -math.inf)  # k, and the eigenvalue after the k-th, when last computed
@@ -171,7 +170,9 @@ class Tracker:
         else:
             foretold = double((known.rows * known.images).sum(1))
             last, below = float(foretold[self.k - 1]), -math.inf
-            near = last - max(self.near, WRONG * self._wrong) * abs(last)
+            # One that overtakes by less than the accuracy asked for does no harm.
+            doubt = max(NEAR, WRONG * self._wrong) - min(self.tol, NEAR)
+            near = last - doubt * abs(last)
             watch = len(known.rows) > self.k
             if watch:
                 guess = float(foretold[self.k])
@@ -209,7 +210,7 @@ class Tracker:
         if "history" in state:
             self._history.load_state_dict(state["history"])
         else:
-            self._history = History()
+            self._history = History(self._history.most)
             if state["past"]:
                 self._history.rest = Space(*state["past"][-1])
         self._updates, self._guard = state["updates"], tuple(state["guard"])

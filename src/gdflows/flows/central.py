@@ -19,7 +19,6 @@ from gdflows.trajectory import Trajectory
 
 CHECK_EVERY = 200  # evaluations between two cold searches for an eigenvalue that was missed
 MARGIN = 0.03  # eigenvalues this far (relatively) below 2/h cannot reach it within a step
-NEAR = 0.05  # one that may be within the margin is computed, never foretold
 
 
 class Oscillation(NamedTuple):
@@ -100,11 +99,10 @@ class CentralFlow(ByOptimizer, Flow):
     ):
         super().__init__(objective, lr)
         self.horizon = number(horizon, "horizon", positive=True)
-        self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY, near=NEAR)
+        self._tracker = Tracker(objective, tol=tol, check_every=CHECK_EVERY)
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tol = self._tracker.tol
-        self._tracker = Tracker(self.objective, tol=tol, check_every=CHECK_EVERY, near=NEAR)
+        self._tracker = Tracker(self.objective, tol=self._tracker.tol, check_every=CHECK_EVERY)
         return super().start(theta)
 
     def vector_field(self, theta: Tensor) -> Tensor:

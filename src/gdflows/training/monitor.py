@@ -237,4 +237,5 @@ class SharpnessMonitor:
 
     def _fresh(self) -> Tracker:
         objective = Objective.from_module(self.model, self._loss, self._data, **self._settings)
-        return Tracker(objective, tol=self.tol, guards=1, check_every=20)
+        # The looks are far apart: a forecast from more points is no better, and costs memory.
+        return Tracker(objective, tol=self.tol, guards=1, check_every=20, points=1)
