@@ -106,10 +106,12 @@ def main() -> None:
     parser.add_argument("--starts", default="700,850")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--out", help="folder for a record of the result")
+    parser.add_argument("--title", default="", help="of the record")
     options = parser.parse_args()
-    config = {k: v for k, v in vars(options).items() if k != "out"}
+    config = {k: v for k, v in vars(options).items() if k not in ("out", "title")}
     if options.out:
-        gf.runs.record(options.out, {"benchmark": "central", **config}, lambda: compare(**config))
+        recorded = {"benchmark": "central", **config}
+        gf.runs.record(options.out, recorded, lambda: compare(**config), title=options.title)
     else:
         compare(**config)
 

@@ -237,10 +237,12 @@ def main() -> None:
     parser.add_argument("--steps", default="52,30")
     parser.add_argument("--former", help="tracking.py of an earlier commit, to run beside")
     parser.add_argument("--out", help="folder for a record of the result")
+    parser.add_argument("--title", default="", help="of the record")
     options = parser.parse_args()
-    config = {k: v for k, v in vars(options).items() if k != "out"}
+    config = {k: v for k, v in vars(options).items() if k not in ("out", "title")}
     if options.out:
-        gf.runs.record(options.out, {"benchmark": "looks", **config}, lambda: compare(**config))
+        recorded = {"benchmark": "looks", **config}
+        gf.runs.record(options.out, recorded, lambda: compare(**config), title=options.title)
     else:
         compare(**config)
 
