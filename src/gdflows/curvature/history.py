@@ -37,7 +37,8 @@ class History:
     ----------
     most : int
         Points to keep, at least one. A plane of drift and oscillation takes three; one more is for
-        a second oscillation.
+        a second oscillation. With one there is nothing to combine: the forecast is what was best
+        known at the last point, and only that is kept.
 
     Attributes
     ----------
@@ -45,12 +46,15 @@ class History:
         θ, vectors with exact images, and the size of the scale that belongs to them; latest last.
     rest : Space or None
         The best vectors of the last point; some of their images are older, or forecasts.
+    size : float
+        Of the last point's scale.
     """
 
     def __init__(self, most: int = 4):
         self.most = whole(most, "points")
         self.points: list[tuple[Tensor, Space, float]] = []
         self.rest: Space | None = None
+        self.size = 1.0
 
     def weights(self, theta: Tensor) -> np.ndarray:
         """Of the points; they sum to 1."""
@@ -80,9 +84,10 @@ class History:
             How many, if there are as many.
         """
         spaces = [space.times(grown(size, then)) for _, space, then in self.points]
-        last = self.points[-1][2] if self.points else size
-        w = self.weights(theta) if self.points else np.ones(0)
-        parts = [self.rest.times(grown(size, last)), *spaces]
+        rest = self.rest.times(grown(size, self.size))
+        if not spaces:
+            return rest
+        w, parts = self.weights(theta), [rest, *spaces]
         rows = torch.cat([space.rows for space in parts])
         images = torch.cat([space.images for space in parts])
         gram, products = double(rows @ rows.T), double(rows @ images.T)
@@ -108,8 +113,8 @@ class History:
             matrix = matrix + float(weight) * (updated(common, v, image) - common)
         values, columns = torch.linalg.eigh(matrix)
         values, chosen = values.flip(0)[:keep], columns.T.flip(0)[:keep]
-        rest, beyond = self._beyond(values, chosen, w, basis, vectors, seen)
-        found = alike(chosen @ basis - rest, rows) @ rows
+        inside, beyond = self._beyond(values, chosen, w, basis, vectors, seen)
+        found = alike(chosen @ basis - inside, rows) @ rows
         found += alike(beyond, rows) @ images
         sizes, turn = torch.linalg.eigh(double(found @ found.T))
         found = alike((turn / sizes.sqrt()) @ turn.T, found) @ found
@@ -133,9 +138,10 @@ class History:
     def add(self, theta: Tensor, solved: Space, known: Space | None, size: float, *, exact: int,
             keep: int) -> None:  # fmt: skip
         """What was computed at θ: of it the first ``exact`` rows, and the best ``keep`` of all."""
-        point = (theta.detach().clone(), Space(solved.rows[:exact], solved.images[:exact]), size)
-        self.points = [*self.points, point][-self.most :]
-        space = solved
+        if self.most > 1:
+            seen = Space(solved.rows[:exact], solved.images[:exact])
+            self.points = [*self.points, (theta.detach().clone(), seen, size)][-self.most :]
+        self.size, space = size, solved
         if known is not None:
             n = len(space.rows)
             space = space.join(known.without(space, LEAST))
@@ -149,12 +155,13 @@ class History:
     def state_dict(self) -> dict:
         points = [(theta, space.rows, space.images, size) for theta, space, size in self.points]
         rest = None if self.rest is None else (self.rest.rows, self.rest.images)
-        return {"points": points, "rest": rest}
+        return {"points": points, "rest": rest, "size": self.size}
 
     def load_state_dict(self, state: dict) -> None:
         points = [(p[0], Space(p[1], p[2]), p[3]) for p in state["points"]]
-        self.points = points[-self.most :]
+        self.points = points[-self.most :] if self.most > 1 else []
         self.rest = None if state["rest"] is None else Space(*state["rest"])
+        self.size = state["size"]
 
 
 def updated(matrix: Tensor, vectors: Tensor, images: Tensor) -> Tensor:

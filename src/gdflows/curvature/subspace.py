@@ -149,7 +149,7 @@ def improve(
         add(row)
     known = known.times(1 / product.unit)
     old, basis = known.ritz()
-    around = known.combine(basis).rows
+    around = alike(basis, known.rows) @ known.rows
     waiting = list(range(k, len(around)))  # known, but not looked at here
     asked = int((tol == tol.min()).sum())
     while True:

@@ -86,7 +86,8 @@ class Tracker:
         with probability 0.04).
     points : int
         How many points of the path are kept for the forecast. Four are worth their memory where
-        every step is looked at; where the looks are far apart, or memory is scarce, one.
+        every step is looked at. Where the looks are far apart, or memory is scarce: one, whose
+        eigenvectors and images are then taken as they were.
 
     Notes
     -----
@@ -94,7 +95,7 @@ class Tracker:
     four parameters to each vector kept, every update computes the whole Hessian.
 
     Memory: between two updates at most ``points (2 k + 5) + 2 (k + guards)`` vectors of the size
-    of θ, of which an update makes one more copy.
+    of θ, with ``points=1`` at most ``2 (k + guards)``. An update makes one more copy of them.
 
     Examples
     --------
@@ -213,6 +214,7 @@ class Tracker:
             self._history = History(self._history.most)
             if state["past"]:
                 self._history.rest = Space(*state["past"][-1])
+            self._history.size = state.get("sizes", [math.nan])[-1]
         self._updates, self._guard = state["updates"], tuple(state["guard"])
         self._wrong = state.get("wrong", 1.0)
 
