@@ -1,5 +1,7 @@
 """Eigenvalues along a path, against solves from scratch."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,8 @@ def test_follows_the_edge(edge, k):
     assert sum(s.hvps for s in seen) < 0.55 * cold
     assert sum(s.hvps for s in seen if s.since_check) <= {1: 4, 3: 8}[k] * len(seen)
     assert [s.since_check for s in seen[:21]] == [*range(20), 0]
+    for before, after in pairwise(seen):
+        assert float(before.vectors[0] @ after.vectors[0]) > 0
     for s, theta in zip(seen[-3:], path[-3:], strict=True):
         residuals = (E.hvp(theta, s.vectors) - s.values[:, None] * s.vectors).norm(dim=1)
         torch.testing.assert_close(s.residuals, residuals, rtol=1e-6, atol=1e-9)

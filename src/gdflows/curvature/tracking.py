@@ -91,8 +91,9 @@ class Tracker:
 
     Notes
     -----
-    An eigenvalue that occurs more than once is followed as often. Where there are no more than
-    four parameters to each vector kept, every update computes the whole Hessian.
+    An eigenvalue that occurs more than once is followed as often. If more than one
+    point is kept, an eigenvector keeps its sign from one update to the next. Where there are no
+    more than four parameters to each vector kept, every update computes the whole Hessian.
 
     Memory: between two updates at most ``points (2 k + 5) + 2 (k + guards)`` vectors of the size
     of θ, with ``points=1`` at most ``2 (k + guards)``. An update makes one more copy of them.
@@ -188,6 +189,8 @@ class Tracker:
             self._judge(foretold, solved)
             if since == 0:
                 solved = self._checked(product, point, solved)
+        if self._history.points:
+            solved = replace(solved, kept=solved.kept.facing(self._history.points[-1][1]))
         self._history.add(theta, solved.kept, known, size, exact=self.k + EXTRA, keep=keep)
         pairs = pairs_of(solved, self.k, 1, theta)
         kept = solved.kept
