@@ -1,5 +1,7 @@
 """Eigenvalues along a path, against solves from scratch."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 import gdflows as gf
 from gdflows.curvature import Tracker, top_eigenpairs
+from gdflows.curvature.subspace import Solved, Space
 from gdflows.errors import InputError
 
 f64 = torch.float64
@@ -42,8 +45,11 @@ def test_follows_the_edge(edge, k):
     values = torch.stack([s.values for s in seen])
     torch.testing.assert_close(values, exact[:, :k], rtol=1e-3, atol=0)
     cold = sum(top_eigenpairs(E, theta, k, tol=1e-3).hvps for theta in path)
-    assert sum(s.hvps for s in seen) < 0.75 * cold
+    assert sum(s.hvps for s in seen) < 0.55 * cold
+    assert sum(s.hvps for s in seen if s.since_check) <= {1: 4, 3: 8}[k] * len(seen)
     assert [s.since_check for s in seen[:21]] == [*range(20), 0]
+    for before, after in pairwise(seen):
+        assert float(before.vectors[0] @ after.vectors[0]) > 0
     for s, theta in zip(seen[-3:], path[-3:], strict=True):
         residuals = (E.hvp(theta, s.vectors) - s.values[:, None] * s.vectors).norm(dim=1)
         torch.testing.assert_close(s.residuals, residuals, rtol=1e-6, atol=1e-9)
@@ -88,9 +94,12 @@ def test_cost_and_state(edge):
     assert a.hvps == E.cost["hvps"] - before
     b = second.update(E.at(path[7]))
     assert torch.equal(a.values, b.values) and torch.equal(a.vectors, b.vectors)
-    third, old = Tracker(E), first.state_dict()
-    del old["sizes"]  # as states were before
-    third.load_state_dict(old)
+    third, state = Tracker(E), first.state_dict()
+    third.load_state_dict(  # as states were before
+        {"past": [state["history"]["rest"]] * 2, "sizes": [1.0, 1.0]}
+        | {"guard": state["guard"], "updates": 8}
+    )
+    assert 0 < third.update(path[8]).hvps < 11  # not from scratch
     scale = torch.full_like(path[8], 0.1)
     torch.testing.assert_close(
         third.update(path[8], scale=scale).values,
@@ -98,6 +107,32 @@ def test_cost_and_state(edge):
         rtol=2e-3,
         atol=0,
     )
+
+
+def test_a_guard_foretold_wrongly_makes_the_forecasts_doubtful():
+    rows = torch.eye(2, 9, dtype=f64)
+    values = torch.tensor([10.0, 8.0], dtype=f64)
+    solved = Solved(values, 0 * values, Space(rows, values[:, None] * rows), 2, 10.0)
+    tracker = Tracker(moving())
+    tracker._wrong = 0.0
+    tracker._judge(torch.tensor([10.0, 7.0], dtype=f64), solved)  # below the k-th, 10, by too much
+    assert tracker._wrong == pytest.approx(0.1)
+    tracker._judge(torch.tensor([10.0, 8.0], dtype=f64), solved)  # slowly forgotten
+    assert 0.05 < tracker._wrong < 0.1
+
+
+def test_memory(edge):
+    """No more vectors than the docstring says."""
+    E, path, _ = edge
+    for k, guards, points in ((1, 1, 1), (1, 1, 4), (3, 3, 4)):
+        tracker = Tracker(E, k, guards=guards, points=points)
+        for theta in path[:8]:
+            tracker.update(theta)
+        state = tracker.state_dict()["history"]
+        held = sum(t.numel() for p in state["points"] for t in p[:3])
+        held += sum(t.numel() for t in state["rest"])
+        allowed = 2 * (k + guards) + (points * (2 * k + 5) if points > 1 else 0)
+        assert held <= allowed * E.dim
 
 
 def test_preconditioned(edge):
@@ -115,7 +150,7 @@ def test_preconditioned(edge):
 
 def test_bad_input(edge):
     E, path, _ = edge
-    for arguments in ({"k": 0}, {"tol": 0}, {"guards": 0}, {"check_every": 0}):
+    for arguments in ({"k": 0}, {"tol": 0}, {"guards": 0}, {"check_every": 0}, {"points": 0}):
         with pytest.raises(InputError, match="must be"):
             Tracker(E, **arguments)
     with pytest.raises(InputError, match="another objective"):

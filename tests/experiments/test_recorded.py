@@ -55,17 +55,27 @@ def compare(run):
             rtol = 2 * run.config.get("tol", 1e-3)  # both are within that of the truth
         # A solver's tolerance is relative to θ, whose norm is some tens.
         atol = max(1e-9, 100 * run.config.get("rtol", 0.0)) if loose else 1e-9
+        if run.config["study"] == "constrained":
+            # A point of the stable set is found to 1e-6 of hλ and of h u·∇E; u has either sign.
+            atol = 1e-6
+            now, then = (np.abs(now), np.abs(then)) if column == "swing" else (now, then)
+        if run.config["study"] == "loss-rises" and column == "product":
+            rtol = run.config["tol"] ** 0.5  # u·∇E: an eigenvector is as exact as the root of that
         words = f"{run.name}: {column}"
-        tracked = np.zeros(len(now), dtype=bool)
+        tracked, known = np.zeros(len(now), dtype=bool), 1e-2
         if run.config["study"] in ("adaptive-edge", "constrained"):
             # The central flow is made of eigenpairs that are tracked to a thousandth only, and one
             # that starts above the edge is thrown back to it in the first steps.
             tracked = both.index.get_level_values("model") == "central"
+        if run.config["study"] == "adaptive-edge" and column.startswith(("sigma", "oscillation")):
+            # Σ is what is left of a difference, of 2/h and the eigenvalue. With eigenpairs to 1e-6
+            # in place of 1e-3 it moves by up to 3.2 % now, and by up to 1.2 % in the records.
+            known = 5e-2
         np.testing.assert_allclose(
             now[~tracked], then[~tracked], rtol=rtol, atol=atol, err_msg=words
         )
         np.testing.assert_allclose(
-            now[tracked], then[tracked], rtol=max(rtol, 1e-2), atol=atol, err_msg=words
+            now[tracked], then[tracked], rtol=max(rtol, known), atol=atol, err_msg=words
         )
         compared += int(np.isfinite(then).sum())
     assert compared > 0, f"{run.name}: no number was compared"

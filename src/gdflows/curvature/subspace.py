@@ -48,6 +48,16 @@ class Space:
     def join(self, other: Space) -> Space:
         return Space(torch.cat([self.rows, other.rows]), torch.cat([self.images, other.images]))
 
+    def facing(self, other: Space) -> Space:
+        """The same rows, each with the sign that it has in another space."""
+        n = min(len(self.rows), len(other.rows))
+        back = (self.rows[:n] * other.rows[:n]).sum(1) < 0
+        if not back.any():
+            return self
+        signs = torch.ones_like(self.rows[:, :1])
+        signs[:n][back] = -1
+        return Space(signs * self.rows, signs * self.images)
+
     def without(self, other: Space, least: float) -> Space:
         """This space orthogonal to another one; rows of which less than that is left are dropped.
 
@@ -149,7 +159,7 @@ def improve(
         add(row)
     known = known.times(1 / product.unit)
     old, basis = known.ritz()
-    around = known.combine(basis).rows
+    around = alike(basis, known.rows) @ known.rows
     waiting = list(range(k, len(around)))  # known, but not looked at here
     asked = int((tol == tol.min()).sum())
     while True:

@@ -17,6 +17,7 @@ from gdflows.curvature.eigen import (
     scaled_product,
     whole_spectrum,
 )
+from gdflows.curvature.history import History
 from gdflows.curvature.lanczos import hidden
 from gdflows.curvature.subspace import Solved, Space, improve
 from gdflows.curvature.units import Operator, double
@@ -24,14 +25,14 @@ from gdflows.errors import InputError
 from gdflows.lengths import largest_entry, length
 from gdflows.objective import Objective, Point
 
-FORGET = 0.7  # how slowly the choice of the better precursor forgets
+FORGET = 0.7  # how slowly the size of the forecasts' errors is forgotten
 SAFETY = 3.0  # the estimate of an error, made with old images, is asked to be that much smaller
 LOOSER = 10.0  # accuracy of the first guard, which may overtake, beside that of the k wanted
-NEAR = 0.05  # a guard this close (relatively) below the k-th is computed anew at each point,
+NEAR = 0.05  # a guard foretold so close (relatively) below the k-th is computed at each point,
+WRONG = 3.0  # and one within so many of the last forecasts' errors,
 SELDOM = 5  # and any other one so often
 DENSE = 4  # for so many parameters a vector kept, the whole Hessian is as cheap
-ALIKE = 2.0  # a scale that is larger or smaller by more has scaled the old images too
-LEAST = 0.1  # of an old vector, what must lie outside the new ones for it to be kept
+EXTRA = 2  # vectors beyond the k whose exact images are kept of each point
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,9 @@ class Tracked(Eigenpairs):
         Updates since the last check, which started from a random vector and would have found a
         larger eigenvalue; 0 if this one was checked.
     following : float
-        An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. While
-        it is far from the k-th it is renewed at every fifth update only.
+        An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. It is
+        computed where it may be within 5 % of the k-th, and at every fifth update, and else
+        foretold.
     """
 
     since_check: int
@@ -57,12 +59,14 @@ class Tracked(Eigenpairs):
 class Tracker:
     """Follow the k largest eigenvalues of the Hessian along a path.
 
-    Consecutive Hessians are alike. The tracker keeps the eigenvectors of the last two points,
-    some more than asked for as guards, with their images under the Hessians of then. From there
-    it corrects by Davidson's method: each product is spent on the direction in which, judged by
-    the old images, the eigenvalue has most to gain. Two points are kept, because an optimiser at
-    the edge of stability swings: the Hessian is more like that of two steps ago. Whichever was
-    the better precursor is used.
+    Consecutive Hessians are alike. The tracker keeps the eigenvectors of the last few points with
+    their images under the Hessians of then. From them it forecasts the Hessian at the next
+    point: θ is written as a combination of the points before, and what is known of their Hessians
+    is combined alike (:class:`gdflows.curvature.history.History`). That takes no product. The k
+    products with the forecast eigenvectors then give eigenvalues whose errors are of second order
+    in the forecast's, and residuals; where these are too large it corrects by Davidson's method:
+    each product is spent on the direction in which, judged by the forecast, the eigenvalue has
+    most to gain.
 
     Parameters
     ----------
@@ -80,11 +84,19 @@ class Tracker:
         Updates between two checks: looks from a random vector at what lies beside the
         eigenvectors that are followed, which end when nothing larger can be hidden there (but
         with probability 0.04).
+    points : int
+        How many points of the path are kept for the forecast. Four are worth their memory where
+        every step is looked at. Where the looks are far apart, or memory is scarce: one, whose
+        eigenvectors and images are then taken as they were.
 
     Notes
     -----
-    An eigenvalue that occurs more than once is followed as often. Where there are no more than
-    four parameters to each vector kept, every update computes the whole Hessian.
+    An eigenvalue that occurs more than once is followed as often. If more than one
+    point is kept, an eigenvector keeps its sign from one update to the next. Where there are no
+    more than four parameters to each vector kept, every update computes the whole Hessian.
+
+    Memory: between two updates at most ``points (2 k + 5) + 2 (k + guards)`` vectors of the size
+    of θ, with ``points=1`` at most ``2 (k + guards)``. An update makes one more copy of them.
 
     Examples
     --------
@@ -103,14 +115,14 @@ class Tracker:
         tol: float = 1e-3,
         guards: int = 3,
         check_every: int = 50,
+        points: int = 4,
     ):
         k, tol = whole(k, "k"), number(tol, "tol", positive=True)
         guards, check_every = whole(guards, "guards"), whole(check_every, "check_every")
         self.objective, self.k, self.tol = objective, k, tol
         self.guards, self.check_every = guards, check_every
-        self._past: list[Space] = []  # the last two, latest last
-        self._likeness = [1.0, 0.0]  # of a top eigenvector to the last one, and to that before
-        self._sizes = [1.0, 1.0]  # of the scales that belong to them
+        self._history = History(points)
+        self._wrong = 1.0  # relative errors of the last forecasts, the largest, slowly forgotten
         self._updates = 0
         self._guard = (0, -math.inf)  # k, and the eigenvalue after the k-th, when last computed
 
@@ -152,49 +164,72 @@ class Tracker:
         since = self._updates % self.check_every
         self._updates += 1
         size = 1.0 if scale is None else length(scale) ** 2
-        known = self._precursor(size) if self._past else None
+        known = self._history.forecast(theta, size, keep) if self._history.rest else None
         if known is None or len(known.rows) < self.k or not largest_entry(known.images[0]):
             certain = self.k > 1 or self.guards > 1
             solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
-            since = 0
+            since, below = 0, -math.inf
         else:
-            near = float(known.rows[self.k - 1] @ known.images[self.k - 1]) * (1 - NEAR)
-            watch = self._guard[0] != self.k or self._guard[1] > near or since % SELDOM == 0
-            watch = watch and len(known.rows) > self.k
+            foretold = double((known.rows * known.images).sum(1))
+            last, below = float(foretold[self.k - 1]), -math.inf
+            # One that overtakes by less than the accuracy asked for does no harm.
+            doubt = max(NEAR, WRONG * self._wrong) - min(self.tol, NEAR)
+            near = last - doubt * abs(last)
+            watch = len(known.rows) > self.k
+            if watch:
+                guess = float(foretold[self.k])
+                close = max(self._guard[1], guess) > near
+                watch = self._guard[0] != self.k or close or since % SELDOM == 0
+                below = -math.inf if watch else guess
             tol = torch.full(
                 (self.k + watch,), self.tol / SAFETY, dtype=torch.float64, device="cpu"
             )
             tol[self.k :] *= LOOSER
             solved = improve(product, known, self.k + watch, tol)
+            self._judge(foretold, solved)
             if since == 0:
                 solved = self._checked(product, point, solved)
-        self._keep(solved, known)
-        self._sizes = [self._sizes[-1], size]
+        if self._history.points:
+            solved = replace(solved, kept=solved.kept.facing(self._history.points[-1][1]))
+        self._history.add(theta, solved.kept, known, size, exact=self.k + EXTRA, keep=keep)
         pairs = pairs_of(solved, self.k, 1, theta)
         kept = solved.kept
-        if len(kept.rows) > self.k:
-            self._guard = self.k, float(torch.dot(kept.rows[self.k], kept.images[self.k]))
+        if len(kept.rows) > self.k:  # what a subspace shows is no more than the truth
+            below = max(below, float(torch.dot(kept.rows[self.k], kept.images[self.k])))
+        if below > -math.inf:
+            self._guard = self.k, below
         following = self._guard[1] if self._guard[0] == self.k else -math.inf
         return Tracked(**vars(pairs), since_check=since, following=following)
 
     def state_dict(self) -> dict:
         """Everything that the next update depends on."""
-        past = [(space.rows, space.images) for space in self._past]
-        rest = {"likeness": list(self._likeness), "updates": self._updates}
-        return {"past": past, "guard": self._guard, "sizes": list(self._sizes), **rest}
+        rest = {"guard": self._guard, "updates": self._updates, "wrong": self._wrong}
+        return {"history": self._history.state_dict(), **rest}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from where :meth:`state_dict` was taken, to the same bits."""
-        self._past = [Space(*pair) for pair in state["past"]]
-        self._likeness, self._updates = list(state["likeness"]), state["updates"]
-        self._guard = tuple(state["guard"])
-        self._sizes = list(state.get("sizes", [math.nan] * 2))  # older states have none
+        """Go on from where :meth:`state_dict` was taken, to the same bits.
 
-    def _precursor(self, size: float) -> Space:
-        nearer = len(self._past) < 2 or self._likeness[0] >= self._likeness[1]
-        at = -1 if nearer else -2
-        grown = size / self._sizes[at] if self._sizes[at] > 0 else 0.0
-        return self._past[at].times(grown if grown > ALIKE or grown < 1 / ALIKE else 1.0)
+        A state of a former version, which kept two points and no θ, begins a new history.
+        """
+        if "history" in state:
+            self._history.load_state_dict(state["history"])
+        else:
+            self._history = History(self._history.most)
+            if state["past"]:
+                self._history.rest = Space(*state["past"][-1])
+            self._history.size = state.get("sizes", [math.nan])[-1]
+        self._updates, self._guard = state["updates"], tuple(state["guard"])
+        self._wrong = state.get("wrong", 1.0)
+
+    def _judge(self, foretold: Tensor, solved: Solved) -> None:
+        """How far off the forecast eigenvalues were; the guard's too, where it was computed."""
+        if not solved.norm:
+            return
+        n = len(solved.values)  # k, or one more
+        scale = solved.values.abs().clamp_min(1e-4 * solved.norm)
+        scale[self.k :] = scale[self.k - 1]  # the guard matters to the k-th
+        wrong = float(((foretold[:n] - solved.values).abs() / scale).max())
+        self._wrong = max(FORGET * self._wrong, min(wrong, 1.0))
 
     def _checked(self, product: Operator, point: Point, solved: Solved) -> Solved:
         """The same, or the better of two once a random look has met something larger."""
@@ -210,20 +245,3 @@ class Tracker:
             if bool((fresh.values > values + self.tol * values.abs()).any()):
                 solved = fresh
         return replace(solved, products=spent)
-
-    def _keep(self, solved: Solved, known: Space | None) -> None:
-        """The best vectors of what was just computed and of what was known."""
-        space, keep = solved.kept, self.k + self.guards
-        if known is not None:
-            n = len(space.rows)
-            space = space.join(known.without(space, LEAST))
-            projected = double(space.rows @ space.images.T)
-            # Between new and old vectors the new images know better.
-            projected[n:, :n] = projected[:n, n:].T
-            _, columns = torch.linalg.eigh((projected + projected.T) / 2)
-            space = space.combine(columns.T.flip(0))
-        kept = Space(space.rows[:keep], space.images[:keep])
-        for i, before in enumerate(reversed(self._past)):
-            like = float((before.rows[0] @ kept.rows[0]).abs())
-            self._likeness[i] = FORGET * self._likeness[i] + (1 - FORGET) * like
-        self._past = [*self._past[-1:], kept]

@@ -88,11 +88,12 @@ class SharpnessMonitor:
 
     Notes
     -----
-    A measurement takes one gradient and three to five Hessian-vector products of the batch, some
-    ten the first time, and again at every twentieth measurement, when the tracker checks from
-    scratch that it has lost no larger eigenvalue. A product takes one to two gradients. On a
-    batch of the training's size that was 6 to 8 % of the training at ``every=100`` (a tanh
-    network of 656,810 parameters, SGD and Adam); :attr:`overhead` says what it is.
+    A measurement takes one gradient and some three Hessian-vector products of the batch, about ten
+    the first time, and again at every twentieth measurement, when the tracker checks that it has
+    lost no larger eigenvalue. A product takes one to two gradients. Between measurements it keeps
+    four vectors of the parameters' size. On a batch of the training's size it was 8 % of the
+    training at ``every=100`` (a tanh network of 656,810 parameters, 1,000 images, SGD and Adam;
+    ``benchmarks/bench_monitor.py``); :attr:`overhead` says what it is.
 
     Making it evaluates the loss a few times, so that data which do not fit the model are refused
     at once. Dropout is drawn from a seed of its own, the same at every measurement; torch's random
@@ -237,4 +238,5 @@ class SharpnessMonitor:
 
     def _fresh(self) -> Tracker:
         objective = Objective.from_module(self.model, self._loss, self._data, **self._settings)
-        return Tracker(objective, tol=self.tol, guards=1, check_every=20)
+        # The looks are far apart: a forecast from more points is no better, and costs memory.
+        return Tracker(objective, tol=self.tol, guards=1, check_every=20, points=1)
