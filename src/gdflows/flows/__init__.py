@@ -23,6 +23,7 @@ from gdflows.flows.stability import (
     stability_coefficients,
 )
 from gdflows.flows.stochastic import StochasticFlow, StochasticModifiedEquation
+from gdflows.flows.stochastic_rod import StochasticRodFlow
 from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "StableSet",
     "StochasticFlow",
     "StochasticModifiedEquation",
+    "StochasticRodFlow",
     "Truncated",
     "alpha",
     "classify",
