@@ -1,4 +1,4 @@
-"""Two points with noise: the centre of SGD's iterates and the covariance of their swing about it."""
+"""Two points with noise: the centre of SGD and the covariance of its swing about it."""
 
 from __future__ import annotations
 
