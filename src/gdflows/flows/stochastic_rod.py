@@ -309,6 +309,9 @@ class StochasticRodFlow(Flow):
         drawn = []
         for c, u, m in self._states(path):
             axes, _, sizes = self._axes(c, u, m)
+            # An axis has no sign, and machines choose differently: the same points on all of them
+            largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+            axes = torch.where(largest < 0, -axes, axes)
             z = torch.randn((whole(count, "count") + 1) // 2, len(axes), generator=generator,
                             dtype=torch.float64)  # fmt: skip
             swings = (z.to(c) * sizes.sqrt()) @ axes
