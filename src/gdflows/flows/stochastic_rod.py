@@ -167,7 +167,7 @@ class StochasticRodFlow(Flow):
 
         The largest eigenvalue of :math:`(1 - h\lambda_i)^2\delta_{ij} + h^2 V_{ij}` along the
         sharpest directions, where V holds what the noise's variance along the i-th gains from a
-        swing of mean square 1 along the j-th.
+        swing of mean square 1 along the j-th. Mixed moments are left out.
 
         Parameters
         ----------
