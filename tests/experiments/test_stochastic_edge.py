@@ -39,7 +39,7 @@ def test_the_published_gap():
     E = training_loss("mlp", "6", "tanh", 1.0, "gratings", 30, 0, "cpu")
     theta = gf.descend(E, E.theta0, 0.3, 5).states[-1]
     path = gf.integrate(
-        gf.flows.PrincipalRodFlow(E, 0.3, order=0), theta, times=[0, 0.3, 0.6],
+        gf.flows.PrincipalRodFlow(E, 0.3, order=0, noise=0), theta, times=[0, 0.3, 0.6],
         method="rk4", step=0.3,
     )  # fmt: skip
     rows = gap.set_index("step").sharpness

@@ -159,7 +159,9 @@ def run(
 
 
 def _rod(E, theta: Tensor, lr: float, looks: list[int]) -> tuple[Trajectory, str]:
-    return _followed(flows.PrincipalRodFlow(E, lr, order=0), theta, lr, looks)
+    # Noise that no rod comes down to: steps of a fixed length cannot follow it there, and what
+    # has shrunk so far pushes nothing.
+    return _followed(flows.PrincipalRodFlow(E, lr, order=0, noise=1e-100), theta, lr, looks)
 
 
 def _followed(flow: flows.Flow, theta: Tensor, lr: float, looks) -> tuple[Trajectory, str]:
