@@ -94,7 +94,7 @@ class StochasticRodFlow(Flow):
     --------
     >>> import torch, gdflows as gf
     >>> E = gf.problems.quadratic([1.9])
-    >>> flow = gf.flows.StochasticRodFlow(E, 1.0, covariance=0.01)
+    >>> flow = gf.flows.StochasticRodFlow(E, 1.0, covariance=0.01, rank=1)
     >>> path = gf.integrate(flow, torch.zeros(1).double(), 60.0, method="rk4", step=1.0)
     >>> exact = 0.01 / (1 - 0.9**2)
     >>> round(float(flow.covariance_of(path)[-1, 0, 0]) / exact, 4)
