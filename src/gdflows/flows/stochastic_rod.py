@@ -81,7 +81,7 @@ class StochasticRodFlow(Flow):
     ``swing="two-point"``, this is :class:`PrincipalRodFlow` of order 0 near the edge; where the
     centre is slow too it is held where :class:`CentralFlow` is.
 
-    **What it leaves out.** The swing in all other directions, which with the cross-entropy or small
+    **What it leaves out.** The swing in all other directions, which with cross-entropy or small
     batches may be what counts (raise ``rank`` and look whether the answer stays), correlations between swing and
     centre, and third moments of the noise. The path of a mean says nothing of a single run's time
     of outbreak.
