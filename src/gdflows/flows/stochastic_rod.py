@@ -82,9 +82,9 @@ class StochasticRodFlow(Flow):
     centre is slow too it is held where :class:`CentralFlow` is.
 
     **What it leaves out.** The swing in all other directions, which with cross-entropy or small
-    batches may be what counts (raise ``rank`` and look whether the answer stays), correlations between swing and
-    centre, and third moments of the noise. The path of a mean says nothing of a single run's time
-    of outbreak.
+    batches may be what counts (raise ``rank`` and look whether the answer stays), correlations
+    between swing and centre, and third moments of the noise. The path of a mean says nothing of a
+    single run's time of outbreak.
 
     References
     ----------
