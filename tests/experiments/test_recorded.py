@@ -53,6 +53,10 @@ def compare(run):
             rtol = 1e-4  # eigenvalues, asked for to that accuracy
         if column == "ratio" or column.startswith("eigenvalue"):
             rtol = 2 * run.config.get("tol", 1e-3)  # both are within that of the truth
+        if run.config["study"] == "stochastic-edge":
+            # Sharpness is an eigenvalue to a thousandth. The flows start from eigenvectors asked
+            # for to that accuracy, and with a curvature above the edge that grows for some steps.
+            rtol = 2e-2
         # A solver's tolerance is relative to θ, whose norm is some tens.
         atol = max(1e-9, 100 * run.config.get("rtol", 0.0)) if loose else 1e-9
         if run.config["study"] == "constrained":

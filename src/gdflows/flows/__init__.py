@@ -25,6 +25,7 @@ from gdflows.flows.stability import (
     stability_coefficients,
 )
 from gdflows.flows.stochastic import StochasticFlow, StochasticModifiedEquation
+from gdflows.flows.stochastic_rod import StochasticRodFlow
 from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "StableSet",
     "StochasticFlow",
     "StochasticModifiedEquation",
+    "StochasticRodFlow",
     "Truncated",
     "VanishingFriction",
     "alpha",
