@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gdflows as gf
+from gdflows.curvature.function import RoundingError
 from gdflows.errors import InputError, SingularityError
 from gdflows.flows import (
     HeavyBall,
@@ -138,6 +139,18 @@ def test_where_iterates_swing_they_are_twice_the_real_part(nesterov):
     still = MomentumPrincipalFlow(E, h, beta=beta, nesterov=nesterov, from_rest=False)
     path = gf.integrate(still, start, times=gd.times, rtol=1e-11)
     torch.testing.assert_close(2 * path.states.real, gd.states, rtol=1e-8, atol=1e-9)
+
+
+@KINDS
+def test_where_roots_meet_there_is_no_start(nesterov):
+    beta, h = 0.5, 0.1
+    meeting = swinging(beta, nesterov=nesterov) / h
+    # at the meeting the shift is infinite; a hair beside it rounding would decide
+    for part in (1.0, 1 + 1e-14):
+        E = gf.problems.quadratic([part * meeting])
+        flow = MomentumPrincipalFlow(E, h, beta=beta, nesterov=nesterov)
+        with pytest.raises((SingularityError, RoundingError)):
+            flow.start(E.theta0)
 
 
 @KINDS

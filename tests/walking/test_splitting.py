@@ -79,6 +79,28 @@ def test_what_is_not_conformally_symplectic():
     # in one dimension every map is, at a point: the form has one entry
     assert conformal_factor(random(2, 2))[1] < 1e-15
     assert conformal_factor(torch.eye(6, dtype=f64)) == (1.0, 0.0)
+    # it is where the Hessian is a multiple of the identity
+    eye = torch.eye(3, dtype=f64)
+    h, beta, curvature = 0.1, 0.9, 4.0
+    J = torch.cat(
+        [
+            torch.cat([(1 - h * (1 + beta) * curvature) * eye, -h * beta**2 * eye], 1),
+            torch.cat([curvature * eye, beta * eye], 1),
+        ]
+    )
+    factor, defect = conformal_factor(J)
+    assert abs(factor - beta * (1 - h * curvature)) < 1e-14 and defect < 1e-16
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e100])
+def test_the_defect_knows_no_unit(size):
+    J = random(4, 4)
+    factor, defect = conformal_factor(J)
+    large = conformal_factor(size * J)
+    assert large == pytest.approx((factor * size**2, defect), rel=1e-12)
+    assert conformal_factor(0 * J) == (0.0, 0.0)
+    # orientation turned around: a factor below 0, which is an answer and no error
+    assert conformal_factor(torch.diag(torch.tensor([1.0, -1.0]))) == (-1.0, 0.0)
 
 
 def test_heavy_ball_is_a_splitting():
@@ -127,6 +149,12 @@ def test_restarts(restart):
             torch.testing.assert_close(again.states[k + 1], gd)
         if restart == "function":
             assert loss[k] > loss[k - 1]
+    # and what follows is the method begun there
+    for options in ({}, {"friction": 1.0}, {"beta": 0.9}):
+        again = accelerate(E, E.theta0, 1.0, 400, restart=restart, **options)
+        first = int(again.companions["restarted"].flatten().nonzero()[0])
+        anew = accelerate(E, again.states[first], 1.0, 20, restart=restart, **options)
+        assert torch.equal(anew.states, again.states[first : first + 21])
     if restart == "function":
         rises = (loss.diff() > 0).nonzero().flatten() + 1
         assert rises.tolist() == when.tolist()
@@ -149,6 +177,12 @@ REFUSED = {
     "no momentum": (lambda E: Splitting.heavy_ball(E, 0.1, 0.0), "beta must be above 0"),
     "odd": (lambda E: conformal_factor(torch.eye(3)), r"shape \(2D, 2D\)"),
     "infinite": (lambda E: conformal_factor(torch.eye(2) / 0), "finite"),
+    "overflow": (lambda E: conformal_factor(1e200 * torch.eye(2, dtype=f64)), "overflows"),
+    "whole numbers": (lambda E: conformal_factor(torch.eye(2, dtype=torch.int64)), "real floats"),
+    "complex restart": (
+        lambda E: accelerate(E, E.theta0 + 0j, 0.1, 1, restart="gradient"),
+        "real parameters",
+    ),
     "v0": (lambda E: Splitting(E, 0.1, 1.0).walk(E.theta0, 1, torch.zeros(3)), "v0 must be like"),
     "restart": (lambda E: accelerate(E, E.theta0, 0.1, 1, restart="loss"), "restart must be"),
     "beta": (lambda E: accelerate(E, E.theta0, 0.1, 1, beta=1.0), r"beta must be in \[0, 1\)"),

@@ -72,8 +72,9 @@ class MomentumPrincipalFlow(Flow):
     .. math:: \dot\theta = \varphi(hH)\,\nabla E, \qquad \varphi(x) = \frac{\log z(x)}{x}
 
     with z the slow one of the two :func:`multipliers`. Where the loss is quadratic and all hλ are
-    below :func:`swinging`, it passes through the iterates once the fast root has died out; beyond,
-    it is complex, and the iterates are the real part of *two* such motions.
+    below :func:`swinging`, it passes through the iterates once the fast root has died out; along
+    eigenvectors beyond, it is complex, and the iterates are *twice* its real part. Where two roots
+    meet it has no start from rest: the shift is infinite there, and refused.
 
     Parameters
     ----------

@@ -33,7 +33,8 @@ def accelerate(
               \varphi_k = \theta_k + \beta_k(\theta_k - \theta_{k-1}), \qquad
               \beta_k = \frac{k - 1}{k + r - 1}
 
-    where k counts from the last restart. :class:`gdflows.flows.VanishingFriction` is its equation.
+    where k counts from the last restart, as if the method were begun there.
+    :class:`gdflows.flows.VanishingFriction` is its equation.
 
     Parameters
     ----------
@@ -79,6 +80,8 @@ def accelerate(
         raise InputError(f"restart must be None, 'function' or 'gradient', got {restart!r}.")
     counts0 = dict(objective.cost)
     theta = ahead = starting_point(objective, theta0)
+    if restart and theta.is_complex():
+        raise InputError("restart needs real parameters: a complex loss neither rises nor falls.")
     states, restarted = [theta], [0.0]
     loss = objective.value(theta) if restart == "function" else None
     since = 0
@@ -112,10 +115,13 @@ def accelerate(
         uphill = (restart == "function" and bool(new_loss > loss)) or (
             restart == "gradient" and bool(torch.dot(push, move) > 0)
         )
-        since = 1 if uphill else since + 1
-        momentum = (since - 1) / (since + friction - 1) if beta is None else beta
+        # where it restarts is the new θ₀: the next step is k = 1, as if begun there
+        since = 0 if uphill else since + 1
         theta, loss = new, new_loss
-        ahead = theta if uphill else theta + momentum * move
+        ahead = theta
+        if not uphill:
+            momentum = (since - 1) / (since + friction - 1) if beta is None else beta
+            ahead = theta + momentum * move
         states.append(theta)
         restarted.append(float(uphill))
     return trajectory()

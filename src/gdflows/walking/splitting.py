@@ -182,17 +182,22 @@ def conformal_factor(jacobian: Tensor) -> tuple[float, float]:
         The c that fits best. It is 1 for a symplectic map, and the map's volume is multiplied by
         :math:`c^D` if the defect is 0.
     defect : float
-        :math:`\|J^\top\Omega J - c\,\Omega\|_F/\|J\|_F^2`; rounding is some 1e-16.
+        :math:`\|J^\top\Omega J - c\,\Omega\|_F/\|J\|_F^2`; rounding is some 1e-16 in float64.
+        At most 1, of any multiple of J the same, and 0 for J = 0.
 
     Raises
     ------
     InputError
-        If J is not square with an even number of rows.
+        If J is not a finite real matrix of floats, square with an even number of rows, or so large
+        that c overflows.
 
     References
     ----------
     McLachlan and Perlmutter (2001); França, Jordan and Vidal (2021).
     """
+    if not isinstance(jacobian, Tensor) or not jacobian.is_floating_point():
+        kind = getattr(jacobian, "dtype", type(jacobian).__name__)
+        raise InputError(f"jacobian must be a tensor of real floats, got {kind}.")
     if jacobian.ndim != 2 or jacobian.shape[0] != jacobian.shape[1] or jacobian.shape[0] % 2:
         raise InputError(f"jacobian must have shape (2D, 2D), got {tuple(jacobian.shape)}.")
     if not len(jacobian) or not bool(torch.isfinite(jacobian).all()):
@@ -201,7 +206,13 @@ def conformal_factor(jacobian: Tensor) -> tuple[float, float]:
     omega = torch.zeros_like(jacobian)
     omega[:dim, dim:] = torch.eye(dim, dtype=omega.dtype, device=omega.device)
     omega = omega - omega.T
-    form = jacobian.T @ omega @ jacobian
+    scale = float(jacobian.abs().max())
+    if scale == 0:
+        return 0.0, 0.0
+    unit = jacobian / scale  # its squares neither overflow nor vanish
+    form = unit.T @ omega @ unit
     factor = float((form * omega).sum() / (2 * dim))
     defect = torch.linalg.matrix_norm(form - factor * omega)
-    return factor, float(defect / torch.linalg.matrix_norm(jacobian) ** 2)
+    if not math.isfinite(factor * scale * scale):
+        raise InputError("jacobian is too large: its conformal factor overflows; scale it down.")
+    return factor * scale * scale, float(defect / torch.linalg.matrix_norm(unit) ** 2)
