@@ -62,7 +62,7 @@ class Tracker:
     Consecutive Hessians are alike. The tracker keeps the eigenvectors of the last few points with
     their images under the Hessians of then. From them it forecasts the Hessian at the next
     point: θ is written as a combination of the points before, and what is known of their Hessians
-    is combined alike (:class:`gdflows.curvature.history.History`). That takes no product. The k
+    is combined alike (``gdflows.curvature.history``). That takes no product. The k
     products with the forecast eigenvectors then give eigenvalues whose errors are of second order
     in the forecast's, and residuals; where these are too large it corrects by Davidson's method:
     each product is spent on the direction in which, judged by the forecast, the eigenvalue has

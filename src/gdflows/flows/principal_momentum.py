@@ -45,7 +45,7 @@ def swinging(beta: float, *, nesterov: bool = False) -> float:
 
     :math:`(1 - \sqrt\beta)^2` for heavy ball, :math:`((1 - \beta)/(1 + \beta))^2` for Nesterov's
     method. The series of :func:`gdflows.bseries.heavy_ball` converges along an eigenvector of the
-    Hessian as long as |hλ| is below it.
+    Hessian as long as hλ, without its sign, is below it.
     """
     beta = check_beta(beta)
     return ((1 - beta) / (1 + beta)) ** 2 if nesterov else (1 - beta**0.5) ** 2
