@@ -54,9 +54,7 @@ def compare(run):
         if column == "ratio" or column.startswith("eigenvalue"):
             rtol = 2 * run.config.get("tol", 1e-3)  # both are within that of the truth
         if run.config["study"] == "stochastic-edge":
-            # Sharpness is an eigenvalue to a thousandth. The flows start from eigenvectors asked
-            # for to that accuracy, and with a curvature above the edge that grows for some steps.
-            rtol = 2e-2
+            rtol = 2e-3  # sharpness is an eigenvalue to a thousandth
         # A solver's tolerance is relative to θ, whose norm is some tens.
         atol = max(1e-9, 100 * run.config.get("rtol", 0.0)) if loose else 1e-9
         if run.config["study"] == "constrained":
@@ -71,6 +69,13 @@ def compare(run):
             # The central flow is made of eigenpairs that are tracked to a thousandth only, and one
             # that starts above the edge is thrown back to it in the first steps.
             tracked = both.index.get_level_values("model") == "central"
+        if run.config["study"] == "stochastic-edge":
+            # The flows start from eigenvectors asked for to a thousandth, and with a curvature
+            # above the edge that grows for some steps.
+            tracked = np.isin(
+                both.index.get_level_values("model"), ("stochastic rod", "centre", "rod", "gap")
+            )
+            known = 2e-2
         if run.config["study"] == "adaptive-edge" and column.startswith(("sigma", "oscillation")):
             # Σ is what is left of a difference, of 2/h and the eigenvalue. With eigenpairs to 1e-6
             # in place of 1e-3 it moves by up to 3.2 % now, and by up to 1.2 % in the records.
