@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gdflows as gf
-from gdflows.errors import InputError
+from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows import CentralFlow, PrincipalRodFlow, StochasticRodFlow
 
 F64 = torch.float64
@@ -205,3 +205,28 @@ class TestRefusals:
             flow.vector_field(small.theta0)
         with pytest.raises(InputError, match="real"):
             flow.start(small.theta0.to(torch.complex128))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_of_h_are_short_enough_where_a_mean_square_vanishes_in_one(dtype):
+    """hλ = 1.0 and 0.8: no square is left after a step, and Runge-Kutta's must not overshoot."""
+    E, h, s = gf.problems.quadratic(torch.tensor([1.0, 0.8], dtype=dtype)), 1.0, 0.3
+    flow = StochasticRodFlow(E, h, covariance=s, rank=2)
+    theta = torch.ones(2, dtype=dtype)
+    path, Q = settled(flow, theta, 30)
+    assert torch.allclose(Q.diagonal(), torch.tensor([0.3, 0.3 / (1 - 0.04)], dtype=dtype))
+    times = torch.arange(31.0, dtype=F64)
+    path = gf.integrate(flow, theta, times=times, method="rk4", step=h, max_evaluations=10**6)
+    assert float(torch.linalg.eigvalsh(flow.covariance_of(path)).min()) >= 0
+
+
+def test_a_negative_mean_square_is_refused():
+    E = gf.problems.quadratic(torch.tensor([1.0], dtype=F64))
+    flow = StochasticRodFlow(E, 1.0, covariance=0.3, rank=1)
+    path = gf.integrate(flow, torch.ones(1, dtype=F64), times=[0.0, 1.0], method="rk4", step=1.0)
+    path.companions["covariance"][-1] *= -1
+    for look in (flow.covariance_of, flow.oscillation, flow.mean_loss):
+        with pytest.raises(ConvergenceError, match="negative mean square.*shorter steps"):
+            look(path)
+    with pytest.raises(ConvergenceError, match="shorter steps"):
+        flow.sample(path, 2, seed=0)

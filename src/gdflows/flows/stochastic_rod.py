@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gdflows.arguments import whole
 from gdflows.curvature.eigen import extreme_eigenpairs
-from gdflows.errors import InputError
+from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows.base import Flow
 from gdflows.flows.covariance import Constant, Covariance, PerSampleNoise, as_covariance
 from gdflows.flows.slow import Slow
@@ -18,7 +18,9 @@ from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
-LOWEST = 5.0  # a mean square that shrinks faster than by e⁻¹⁰ a step is gone at once
+FASTEST = 2.5  # no mean square shrinks by more than this power of e in a step: what would is gone
+# at once either way, and Runge-Kutta's method of order four is stable, in steps of h, up to 2.78
+NEGATIVE = 1e-3  # of the path's largest: a mean square below minus this is no rounding
 NODES = {"two-point": 1.0, "gaussian": 3.0}  # squares of where a law of variance 1 is looked at
 TOL = 1e-3  # of the eigenpairs that the flow starts with
 QUADRATIC = 1e-7  # ∇³E[u, u] below this share of the curvature, per length of θ, bends nothing
@@ -74,7 +76,8 @@ class StochasticRodFlow(Flow):
     Companions: ``directions`` U, ``(rank, D)``, and ``covariance`` of the swing along them,
     ``(rank, rank)``. Follow it with ``integrate(flow, theta, times=..., method="rk4", step=h)``:
     an evaluation costs 2 · rank + 1 gradients, with minibatches as many gradients sample by
-    sample.
+    sample. Mean squares that would shrink by more than a factor of 12 in a step shrink by that,
+    for such steps' sake; where they settle is the same.
 
     **Limits.** On a quadratic with constant noise the stationary covariance is SGD's own,
     :math:`h^2\Sigma_{ij}/(1 - m_i m_j)`. Without noise, of rank one and with
@@ -227,7 +230,7 @@ class StochasticRodFlow(Flow):
         Where the product is 1 their product is −1/h all the same, and is taken so.
         """
         product = torch.outer(m, m)
-        logs = torch.log(product.abs().clamp(min=math.exp(-2 * LOWEST)))
+        logs = torch.log(product.abs().clamp(min=math.exp(-FASTEST)))
         near = (product - 1).abs() < 1e-9
         logs = torch.where(near, -torch.full_like(logs, 1e-9), logs)
         return logs / self.lr, torch.where(near, 1e9, 1 / (1 - product))
@@ -277,11 +280,28 @@ class StochasticRodFlow(Flow):
     # -- what it says of SGD -----------------------------------------------------------------------
 
     def covariance_of(self, path: Trajectory) -> Tensor:
-        """The swing's covariance along its directions at the path's times, ``(T, k, k)``."""
-        return path.companions["covariance"]
+        """The swing's covariance along its directions at the path's times, ``(T, k, k)``.
+
+        Raises
+        ------
+        ConvergenceError
+            If it has a negative eigenvalue, as where steps were too long; so do all that use it.
+        """
+        found = path.companions["covariance"]
+        sizes = torch.linalg.eigvalsh((found + found.mT) / 2)
+        rounding = torch.finfo(sizes.dtype).eps * path.states.pow(2).sum(1)
+        lost = -sizes[:, 0] > torch.maximum(NEGATIVE * sizes.abs().max(), rounding)
+        if bool(lost.any()):
+            k = int(lost.nonzero()[0])
+            raise ConvergenceError(
+                f"At t = {float(path.times[k]):.6g} the swing has a negative mean square, "
+                f"{float(sizes[k, 0]):.3g}: follow the flow in shorter steps, with method='rk4' "
+                f"and step at most lr = {self.lr:g}."
+            )
+        return found
 
     def oscillation(self, path: Trajectory) -> Tensor:
-        matrices = path.companions["covariance"]
+        matrices = self.covariance_of(path)
         return matrices.diagonal(dim1=1, dim2=2).sum(1).clamp(min=0).sqrt()
 
     def mean_loss(self, path: Trajectory) -> Tensor:
@@ -319,10 +339,9 @@ class StochasticRodFlow(Flow):
             drawn.append((c + torch.cat([swings, -swings]))[:count])
         return torch.stack(drawn)
 
-    @staticmethod
-    def _states(path: Trajectory):
+    def _states(self, path: Trajectory):
         return zip(
-            path.states, path.companions["directions"], path.companions["covariance"], strict=True
+            path.states, path.companions["directions"], self.covariance_of(path), strict=True
         )
 
 
