@@ -1,6 +1,5 @@
 """The exponential method: its functions, its order, and rods walked by it."""
 
-
 import mpmath
 import numpy as np
 import pytest
@@ -41,32 +40,39 @@ class Damping(Flow):
         rate = -self.rate * (x - torch.sin(t)) + torch.cos(t) + y**2
         return torch.stack([rate, -y, torch.ones_like(t)])
 
-    def fast(self, theta, companions, rates):
+    def fast(self, theta, companions, rates, *, slowest):
         unit = torch.tensor([[1.0, 0.0, 0.0]], dtype=f64)
         return Decay({"theta": Damped(unit, torch.tensor([self.told], dtype=f64), 0.0)}, 0.5)
 
 
+BOTH = pytest.mark.parametrize("method", ["exponential", "exponential-adams"])
+
+
+@BOTH
 @pytest.mark.parametrize("told", [1.0, 0.8])
-def test_a_stiff_flow_is_followed_with_long_steps_also_where_the_rate_is_told_badly(told):
+def test_a_stiff_flow_is_followed_with_long_steps_also_where_the_rate_is_told_badly(told, method):
     flow = Damping(200.0, 200.0 * told)
     start = torch.tensor([1.0, 0.5, 0.0], dtype=f64)
-    seen = gf.integrate(flow, start, times=[0.0, 0.7, 2.0], rtol=1e-5, method="exponential")
+    seen = gf.integrate(flow, start, times=[0.0, 0.7, 2.0], rtol=1e-5, method=method)
     exact = gf.integrate(flow, start, times=[0.0, 0.7, 2.0], rtol=1e-10)
     torch.testing.assert_close(seen.states, exact.states, rtol=0, atol=1e-5)
     assert seen.cost["evaluations"] < exact.cost["evaluations"] / 5
 
 
-def test_order_four_where_nothing_is_stiff():
+@pytest.mark.parametrize(("method", "order"), [("exponential", 4), ("exponential-adams", 3)])
+def test_order_where_nothing_is_stiff(method, order):
     flow = Damping(2.0, 2.0)
     start = torch.tensor([1.0, 0.5, 0.0], dtype=f64)
     exact = gf.integrate(flow, start, t=1.0, rtol=1e-13).states[-1]
     errors, lengths = [], (0.2, 0.1, 0.05)
     for step in lengths:
-        flow.fast = lambda *_, step=step: Decay(Damping.fast(flow, *_).parts, step)
+        flow.fast = lambda *_, slowest, step=step: Decay(
+            Damping.fast(flow, *_, slowest=slowest).parts, step
+        )
         times = np.arange(0, 1 + step / 2, step)
-        path = gf.integrate(flow, start, times=times, rtol=1.0, method="exponential")
+        path = gf.integrate(flow, start, times=times, rtol=1.0, method=method)
         errors.append(float((path.states[-1] - exact).norm()))
-    assert np.polyfit(np.log(lengths), np.log(errors), 1)[0] == pytest.approx(4, abs=0.3)
+    assert np.polyfit(np.log(lengths), np.log(errors), 1)[0] == pytest.approx(order, abs=0.3)
 
 
 def test_the_cubic_between_two_ends():
@@ -86,15 +92,17 @@ def test_the_cubic_between_two_ends():
     ],
     ids=["rod", "edge", "principal 1", "principal 2"],
 )
-def test_rods_are_walked_as_by_the_explicit_method_for_less(flow):
+# Adams' method is of a lower order, and less accurate at the same tolerance.
+@pytest.mark.parametrize(("method", "close"), [("exponential", 2e-3), ("exponential-adams", 5e-3)])
+def test_rods_are_walked_as_by_the_explicit_method_for_less(flow, method, close):
     E = gf.problems.valley()
     flow = flow(E)
     times = [H * k for k in range(0, 121, 10)]
     exact = gf.integrate(flow, E.theta0, times=times, rtol=1e-9)
-    seen = gf.integrate(flow, E.theta0, times=times, rtol=1e-4, method="exponential")
-    torch.testing.assert_close(seen.states, exact.states, rtol=0, atol=2e-3)
+    seen = gf.integrate(flow, E.theta0, times=times, rtol=1e-4, method=method)
+    torch.testing.assert_close(seen.states, exact.states, rtol=0, atol=close)
     gap = seen.companions["log_length"] - exact.companions["log_length"]
-    assert float(gap.abs().max()) < 2e-3
+    assert float(gap.abs().max()) < close
     assert seen.cost["evaluations"] < exact.cost["evaluations"] / 1.5
 
 

@@ -85,11 +85,17 @@ class Flow(ABC):
         return path.states
 
     def fast(
-        self, theta: Tensor, companions: dict[str, Tensor], rates: dict[str, Tensor]
+        self,
+        theta: Tensor,
+        companions: dict[str, Tensor],
+        rates: dict[str, Tensor],
+        *,
+        slowest: float,
     ) -> Decay | None:
-        """The part of the field that only damps, for ``integrate(method="exponential")``.
+        """The part of the field that only damps, for the exponential methods of ``integrate``.
 
-        ``rates`` are the companions' own at this state. None for a flow that does not tell.
+        ``rates`` are the companions' own at this state; ``slowest`` is the decay in a step of h
+        from which on it need be told. None for a flow that does not tell.
         """
         return None
 

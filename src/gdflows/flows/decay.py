@@ -11,8 +11,7 @@ from gdflows.curvature.eigen import extreme_eigenpairs
 from gdflows.lengths import length
 from gdflows.objective import Objective
 
-SLOWEST = 0.6  # hλ from which a centre's decay, h λ a step and more, is fast
-REFRESH = 16  # steps of a solver for which eigenvectors are kept
+REFRESH = 64  # evaluations of the field for which eigenvectors are kept
 TOL = 1e-2  # they only tell what decays: the rest of the field makes up for it
 MOST = 32
 
@@ -60,13 +59,13 @@ class Stiff:
 
     def forget(self) -> None:
         self.sharp: tuple[Tensor, list[float]] | None = None
-        self.age = 0
+        self.found = 0  # when, in gradients
 
-    def __call__(self, centre: Tensor, direction: Tensor, growth: float) -> Decay:
-        """At a centre, with the rate at which the half-rod grows."""
-        if self.sharp is None or self.age >= REFRESH:
-            self.sharp, self.age = self._sharpest(centre), 0
-        self.age += 1
+    def __call__(self, centre: Tensor, direction: Tensor, growth: float, slowest: float) -> Decay:
+        """At a centre, with the rate at which the half-rod grows, and the least hλ of interest."""
+        spent = self.objective.cost["gradients"]
+        if self.sharp is None or spent - self.found >= REFRESH * 2 * (self.order + 1):
+            self.sharp, self.found = self._sharpest(centre, slowest), spent
         vectors, values = self.sharp
         h, n = self.lr, self.order
 
@@ -92,12 +91,12 @@ class Stiff:
             1.25 * h,
         )
 
-    def _sharpest(self, centre: Tensor) -> tuple[Tensor, list[float]]:
+    def _sharpest(self, centre: Tensor, slowest: float) -> tuple[Tensor, list[float]]:
         point = self.objective.at(centre)
         while True:
             k = min(self.k, centre.numel(), MOST)
             pairs = extreme_eigenpairs(point, k, "LA", TOL)
-            found = int((self.lr * pairs.values > SLOWEST).sum())
+            found = int((self.lr * pairs.values > slowest).sum())
             if found < k or k in (centre.numel(), MOST):
                 break
             self.k = 2 * k

@@ -181,8 +181,8 @@ class Rod(TwoPoints):
             )
         return {"direction": direction, "log_length": torch.log(rod.new_tensor([size]))}
 
-    def fast(self, theta: Tensor, companions: dict[str, Tensor], rates: dict[str, Tensor]) -> Decay:
-        return self._stiff(theta, companions["direction"], float(rates["log_length"]))
+    def fast(self, theta, companions, rates, *, slowest: float) -> Decay:
+        return self._stiff(theta, companions["direction"], float(rates["log_length"]), slowest)
 
     def _halves(self, centre: Tensor, rod: Tensor) -> tuple[Tensor, Tensor]:
         return halves(self.objective, centre, rod)

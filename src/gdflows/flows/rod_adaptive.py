@@ -137,7 +137,7 @@ class AdaptiveRodFlow(RodFlow, optimizers=OPTIMIZERS):
             companions["first"] = first
         return position, companions
 
-    def fast(self, theta, companions, rates) -> None:
+    def fast(self, theta, companions, rates, *, slowest: float) -> None:
         return None  # that of gradient descent's map is another
 
     def _swinging(self, theta: Tensor, known: Averages, noise: float) -> Tensor:

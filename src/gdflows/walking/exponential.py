@@ -1,8 +1,9 @@
-"""An exponential Runge-Kutta method: what only decays is integrated exactly."""
+"""Exponential methods, of Runge-Kutta and of Adams: what only decays is integrated exactly."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 import scipy.integrate
@@ -62,6 +63,9 @@ class Exponential(scipy.integrate.OdeSolver):
     The error estimate is the distance to a result of order two from the same stages.
     """
 
+    slowest = 0.6  # decay in a step of h, from which on it is asked for
+    reach = 1.0  # of the longest step
+
     def __init__(self, fun: State, t0, y0, t_bound, *, rtol, atol):
         super().__init__(fun, t0, y0, t_bound, vectorized=False, support_complex=False)
         self._state, self.rtol, self.atol = fun, rtol, atol
@@ -78,11 +82,12 @@ class Exponential(scipy.integrate.OdeSolver):
     def _split(self) -> tuple[Linear | None, float]:
         theta, companions = self._state.unpack(self.y)
         _, rates = self._state.unpack(self.f)
-        decay = self._state.flow.fast(theta, companions, rates)
+        decay = self._state.flow.fast(theta, companions, rates, slowest=self.slowest)
         if decay is None:
             return None, math.inf
         where = self._state.slices()
-        return Linear([(where[name], part) for name, part in decay.parts.items()]), decay.longest
+        parts = [(where[name], part) for name, part in decay.parts.items()]
+        return Linear(parts), self.reach * decay.longest
 
     def _step_impl(self):
         if self._linear is None:
@@ -105,7 +110,7 @@ class Exponential(scipy.integrate.OdeSolver):
         self._before = (self.t, self.y, self.f)
         self.t = self.t_bound if h == left else self.t + h
         self.y = self.y + moved
-        self.f = self.fun(self.t, self.y)
+        self.f = self._slope()
         self.h_abs = max(h, self.h_abs) * min(MOST, SAFETY * max(error, 1e-9) ** (-1 / 3))
         self._linear = None
         return True, None
@@ -130,13 +135,63 @@ class Exponential(scipy.integrate.OdeSolver):
             one + two + phis(2, 1, n2 + n3 - n1 - n4) + phis(3, 1, 4 * (n1 - n2 - n3 + n4))
         )
         gap = moved - h * (one + two)
+        return moved, self._error(gap, moved)
+
+    def _slope(self) -> np.ndarray:
+        """The field after an accepted step."""
+        return self.fun(self.t, self.y)
+
+    def _error(self, gap: np.ndarray, moved: np.ndarray) -> float:
+        """A gap between two results in units of the tolerance, that of the worst part."""
+        y = self.y
         scale = self.atol + self.rtol * np.maximum(np.abs(y), np.abs(y + moved))
         self.local_error = float(np.linalg.norm(gap))
         errors = [np.sqrt(np.mean((gap[s] / scale[s]) ** 2)) for s in self._state.slices().values()]
-        return moved, float(max(errors))
+        return float(max(errors))
 
     def _dense_output_impl(self):
         return Hermite(*self._before, self.t, self.y, self.f)
+
+
+class Adams(Exponential):
+    """An exponential Adams method: one evaluation of the field a step.
+
+    The slow part, with −A from the flow at the step's beginning, is a polynomial in time: through
+    its last two values to predict, and through the value found there as well to correct, to order
+    three. The distance of the two is the error estimate. That a value of the slow part was found
+    at a predicted state is no matter, since A is subtracted at that same state; the corrected
+    state is not evaluated again.
+    """
+
+    # With no stages between, less of what decays may be left to the slow part.
+    slowest, reach = 0.3, 0.8
+
+    def __init__(self, fun: State, t0, y0, t_bound, *, rtol, atol):
+        super().__init__(fun, t0, y0, t_bound, rtol=rtol, atol=atol)
+        self.h_abs /= 4  # the first step is of order one
+        self._known = deque([(t0, y0, self.f)], maxlen=2)
+
+    def _try(self, h: float) -> tuple[np.ndarray, float]:
+        known = list(self._known)
+        predicted = self.y + self._through(known, h)
+        self._new = self.t + h, predicted, self.fun(self.t + h, predicted)
+        moved = self._through([*known, self._new], h)
+        return moved, self._error(self.y + moved - predicted, moved)
+
+    def _slope(self) -> np.ndarray:
+        self._known.append(self._new)
+        return self._new[2]
+
+    def _through(self, known: list[tuple[float, np.ndarray, np.ndarray]], h: float) -> np.ndarray:
+        """How far a step goes with the polynomial through the slow part at times known."""
+        L = self._linear
+        slow = np.stack([f - L @ (y - self.y) for _, y, f in known])
+        at = np.array([t - self.t for t, _, _ in known]) / h
+        powers = np.linalg.solve(np.vander(at, increasing=True), slow)
+        return h * sum(
+            math.factorial(k) * L.of(lambda x, k=k: phi(h * x)[k + 1], power)
+            for k, power in enumerate(powers)
+        )
 
 
 class Hermite(scipy.integrate.DenseOutput):
