@@ -241,7 +241,8 @@ class RodFlow(ByOptimizer, FirstOrder):
     start : {"pair", "slow"}
         As published, the rod joins θ₀ and θ₁: :math:`\varepsilon = \tfrac h2 g(\theta_0)`. "slow"
         counts only the part of θ₀ as oscillation that swings, see
-        :class:`gdflows.flows.PrincipalRodFlow`.
+        :class:`gdflows.flows.PrincipalRodFlow`. It takes the curvature for slow: a direction
+        that passes hλ = 1 after the start, within few steps, brings a swing that is not seen.
     optimizer : str
         "gd"; with "rmsprop", "rmsprop-scalar" or "adam" the call makes a
         :class:`gdflows.flows.AdaptiveRodFlow`, which has more options.
@@ -299,7 +300,8 @@ class EdgeFlow(FirstOrder):
     start : {"pair", "slow"}
         As published, the rod joins θ₀ and θ₁: :math:`\varepsilon = \tfrac h2 g(\theta_0)`. "slow"
         counts only the part of θ₀ as oscillation that swings, see
-        :class:`gdflows.flows.PrincipalRodFlow`.
+        :class:`gdflows.flows.PrincipalRodFlow`. It takes the curvature for slow: a direction
+        that passes hλ = 1 after the start, within few steps, brings a swing that is not seen.
 
     Notes
     -----
