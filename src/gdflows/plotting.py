@@ -21,6 +21,7 @@ _ORDERS = ["#0072B2", "#E69F00", "#56B4E9", "#999933", "#332288", "#661100", "#4
 #: One colour a model, the same in every figure (Okabe and Ito's palette, told apart by
 #: colour-blind readers too, and Tol's for the higher orders). The flow cut off after hⁿ is
 #: ``"NGF"`` for n = 0, ``"IGR"`` for n = 1 and ``"order n"`` beyond; see :func:`order_colours`.
+#: ``"SDE 1"`` and ``"SDE 2"`` are the stochastic modified equations by their weak order.
 COLOURS = {
     "GD": "#000000",
     "NGF": _ORDERS[0],
@@ -31,6 +32,10 @@ COLOURS = {
     "central": "#009E73",
     "rod": "#CC79A7",
     "edge": "#8C6BB1",
+    "SGD": "#000000",
+    "SDE 1": "#56B4E9",
+    "SDE 2": "#B15928",
+    "stochastic rod": "#332288",
 }
 #: Colours for curves that are not models: learning rates, widths, seeds.
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
