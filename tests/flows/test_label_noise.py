@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gdflows as gf
-from gdflows.errors import InputError
+from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows import LabelNoise
 
 f64 = torch.float64
@@ -37,6 +37,27 @@ def test_where_labels_are_fitted_it_is_the_hessian(net):
     E = gf.Objective.from_module(net.model, gf.problems.squared_error, (x, labels))
     noise = LabelNoise(E, 0.25)
     torch.testing.assert_close(noise.matrix(E.theta0), 0.25 / 12 * E.hessian(E.theta0))
+
+
+@pytest.mark.parametrize("classes", [False, True], ids=["targets", "classes"])
+def test_points_that_fit_their_labels(classes):
+    """From several points at once; the nearest such point, to second order."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(3, 4, generator=g, dtype=f64), torch.randn(3, 2, generator=g, dtype=f64)
+    y = torch.tensor([0, 1, 1]) if classes else y
+    model = gf.problems.mlp([4, 8, 2], "tanh", seed=0, dtype=f64)
+    E = gf.Objective.from_module(model, gf.problems.squared_error, (x, y))
+    noise = LabelNoise(E, 1.0)
+    start = gf.descend(E, E.theta0, 0.1, 100, every=100).states[-1]
+    found = noise.fitted(torch.stack([start, start + 0.01]))
+    assert all(float(E.value(t)) < 1e-24 for t in found)
+    torch.testing.assert_close(noise.fitted(start), found[0])
+    values, vectors = torch.linalg.eigh(E.hessian(found[0]))
+    near = found[0] + 1e-4 * vectors[:, 0]  # along the valley: it must not be brought back
+    assert values[0].abs() < 1e-9
+    assert float((noise.fitted(near) - near).norm()) < 1e-6
+    with pytest.raises(ConvergenceError, match="start nearer"):
+        noise.fitted(start, steps=1)
 
 
 def test_classes_are_labels_too():

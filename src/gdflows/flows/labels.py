@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jacrev, vmap
 
-from gdflows.arguments import number
-from gdflows.errors import InputError
+from gdflows.arguments import number, whole
+from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows.covariance import Covariance
 from gdflows.objective import FlatModule
 from gdflows.objective.batched import fit_for_vmap
@@ -58,6 +58,37 @@ class LabelNoise(Covariance):
         batch, E = self.samples.batch, self.objective
         return functional_call(E.model, E.unflatten(theta), batch.args, dict(batch.kwargs))
 
+    def fitted(self, thetas: Tensor, *, steps: int = 50) -> Tensor:
+        r"""Points near the rows of ``(P, D)``, or near a point ``(D,)``, that fit all labels.
+
+        By the method of Gauss and Newton, :math:`\theta \leftarrow \theta - J^+(f - y)`: each step
+        goes straight across the valley. Where a network has more parameters than there are
+        labels these are minima, to rounding, which descent would take long to reach.
+
+        Raises
+        ------
+        ConvergenceError
+            If after so many steps some label is still off.
+        """
+        points = thetas if thetas.ndim == 2 else thetas[None]
+        self.check(points[0])
+        target, eps = self.samples.batch.target, torch.finfo(points.dtype).eps
+        for _ in range(whole(steps, "steps")):
+            with fit_for_vmap(), torch.no_grad():
+                outputs = vmap(self.outputs)(points)
+                jacobians = vmap(jacrev(self.outputs))(points)
+            off = (outputs - _as_outputs(target, outputs)).reshape(len(points), -1)
+            if float(off.abs().max()) < 1e3 * eps * (1 + float(outputs.abs().max())):
+                return points.reshape(thetas.shape)
+            rows = jacobians.reshape(len(points), off.shape[1], -1)
+            points = (
+                points - torch.linalg.lstsq(rows, off[..., None], driver="gelsd").solution[..., 0]
+            )
+        raise ConvergenceError(
+            f"After {steps} steps of Gauss and Newton a label is still off by "
+            f"{float(off.abs().max()):.3g}: start nearer, after some descent."
+        )
+
     def check(self, theta: Tensor) -> None:
         E = self.objective
         with torch.no_grad():
@@ -81,3 +112,10 @@ class LabelNoise(Covariance):
 
         with fit_for_vmap():
             return scale * self.objective._masked(vmap(grad(weighted))(thetas, z))
+
+
+def _as_outputs(target: Tensor, outputs: Tensor) -> Tensor:
+    """Labels in the form of the outputs ``(P, n, C)``: of classes one-hot."""
+    if target.is_floating_point():
+        return target
+    return torch.nn.functional.one_hot(target.long(), outputs.shape[-1]).to(outputs)

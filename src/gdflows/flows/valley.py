@@ -64,9 +64,10 @@ class ValleyFlow(Flow):
 
     Notes
     -----
-    Of the equation of order 1 :math:`Q_{ij} = h\Sigma_{ij}/(\lambda_i + \lambda_j)`. That of order 2 is driven by :math:`\tilde E = E + \frac h4\|\nabla E\|^2`, whose
-    curvatures are :math:`\tilde\lambda = \lambda(1 + \frac{h\lambda}2)` and whose third derivative
-    along the valley is :math:`1 + \frac h2(\lambda_i + \lambda_j)` times that of E.
+    Of the equation of order 1 :math:`Q_{ij} = h\Sigma_{ij}/(\lambda_i + \lambda_j)`. That of order
+    2 is driven by :math:`\tilde E = E + \frac h4\|\nabla E\|^2`, whose curvatures are
+    :math:`\tilde\lambda = \lambda(1 + \frac{h\lambda}2)` and whose third derivative along the
+    valley is :math:`1 + \frac h2(\lambda_i + \lambda_j)` times that of E.
 
     With :math:`\Sigma = s^2\,\nabla^2E` (see :class:`LabelNoise`) the drift is a gradient: that of
     :math:`\frac{s^2}2\log\det(1 - \frac h2\nabla^2E)`. In general it is none.
