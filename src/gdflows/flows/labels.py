@@ -81,9 +81,7 @@ class LabelNoise(Covariance):
             if float(off.abs().max()) < 1e3 * eps * (1 + float(outputs.abs().max())):
                 return points.reshape(thetas.shape)
             rows = jacobians.reshape(len(points), off.shape[1], -1)
-            points = (
-                points - torch.linalg.lstsq(rows, off[..., None], driver="gelsd").solution[..., 0]
-            )
+            points = points - (torch.linalg.pinv(rows) @ off[..., None])[..., 0]
         raise ConvergenceError(
             f"After {steps} steps of Gauss and Newton a label is still off by "
             f"{float(off.abs().max()):.3g}: start nearer, after some descent."
