@@ -73,7 +73,7 @@ def label_drift(
     paths : int
         Runs of SGD from each minimum.
     seeds : int
-        Initialisations, 0 to seeds - 1.
+        Initialisations, 0 to seeds - 1; each has its own random numbers.
     device : str
         Where to compute, in double precision.
 
@@ -117,11 +117,11 @@ def label_drift(
             scale = float(values[-1] if unit == "sharpness" else values.sum())
             for way in chosen:
                 for rate in scaled:
-                    rows.append(
-                        {"seed": seed, "way": way, "rate": rate, "lr": rate / scale}
-                        | {"sharpness": float(values[-1]), "trace": float(values.sum())}
-                        | _drift(E, noise, test, start, way, rate / scale, settle, steps, paths)
-                    )
+                    h = rate / scale
+                    row = {"seed": seed, "way": way, "rate": rate, "lr": h}
+                    row |= {"sharpness": float(values[-1]), "trace": float(values.sum())}
+                    row |= _drift(E, noise, test, start, way, h, settle, steps, paths, seed)
+                    rows.append(row)
                     shown.update()
     return pd.DataFrame(rows)
 
@@ -146,7 +146,7 @@ def _network(
 
 def _drift(
     E: FlatModule, noise: LabelNoise, test: Objective, start: Tensor, way: str, h: float,
-    settle: int, steps: int, paths: int,
+    settle: int, steps: int, paths: int, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     """What one row tells."""
     n, size = noise.samples.size, noise.variance**0.5
@@ -163,7 +163,7 @@ def _drift(
         told = LabelNoise(E, n * size**2)  # a single sample's noise is s² times the Hessian
     looks = [0, settle, settle + steps]
     seen = sgd(
-        loss, start, h, looks[-1], covariance=drawn, noise=kind, paths=paths, seed=0, at=looks,
+        loss, start, h, looks[-1], covariance=drawn, noise=kind, paths=paths, seed=seed, at=looks,
         keep="paths", progress=False,
     )  # fmt: skip
     fitted = [noise.fitted(points) for points in seen.states[1:]]
