@@ -1,5 +1,7 @@
 """SGD on many paths: against descend, exact covariances, batches; SVAG."""
 
+from itertools import permutations
+
 import pytest
 import torch
 
@@ -96,3 +98,58 @@ def test_bad_arguments(kwargs, said):
     settings = {"lr": 0.1, "steps": 3, "covariance": 1.0, "paths": 2, **kwargs}
     with pytest.raises(InputError, match=said):
         sgd(gf.problems.quadratic([1.0]), ONE, **settings)
+
+
+def test_an_epoch_takes_each_sample_once(net):
+    """The ends of an epoch are those of the orders, and each order comes; the next draws anew."""
+    E, _ = net
+    x, y = E.data
+    few = gf.Objective.from_module(E.model, E.loss, (x[:3], y[:3]))
+    parts = [
+        gf.Objective.from_module(E.model, E.loss, (x[i : i + 1], y[i : i + 1])) for i in range(3)
+    ]
+    h, noise = 0.3, PerSampleNoise(few, 1)
+
+    def after(theta, order):
+        for i in order:
+            theta = theta - h * parts[i].grad(theta)
+        return theta
+
+    orders = list(permutations(range(3)))
+    ends = torch.stack([after(E.theta0, order) for order in orders])
+    settings = {"covariance": noise, "noise": "epochs", "paths": 200, "seed": 0, "keep": "paths"}
+    seen = sgd(few, E.theta0, h, 6, at=[0, 3, 6], **settings)
+    gaps = (seen.states[1][:, None] - ends).abs().amax(2)
+    assert gaps.amin(1).max() < 1e-12
+    first = gaps.argmin(1)
+    assert len(first.unique()) == 6
+    second = torch.stack([
+        torch.stack([(after(begin, order) - end).abs().max() for order in orders]).argmin()
+        for begin, end in zip(seen.states[1][:30], seen.states[2][:30], strict=True)
+    ])
+    assert 0 < int((second == first[:30]).sum()) < 20  # a sixth of 30, were it by chance
+
+
+def test_batches_of_an_epoch(net):
+    """With a loss that is linear every epoch ends at the same point, in batches too."""
+    E, _ = net
+    a = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=f64)
+    line = gf.Objective.from_module(
+        torch.nn.Linear(3, 1, bias=False).double(), lambda out, _: out.mean(), (a, a)
+    )
+    noise = PerSampleNoise(line, 4)
+    seen = sgd(line, line.theta0, 0.1, 4, covariance=noise, noise="epochs", paths=20, seed=0,
+               at=[0, 1, 3, 4], keep="paths")
+    torch.testing.assert_close(
+        seen.states[2], (line.theta0 - 0.3 * a.mean(0)).expand(20, -1), rtol=1e-12, atol=1e-12
+    )
+    assert seen.states[1].std() > 0.01
+    for bad, said in (
+        ({"covariance": PerSampleNoise(line, 5)}, "whole batches"),
+        ({"covariance": PerSampleNoise(line, 4, replacement=True)}, "no sample comes twice"),
+        ({"covariance": 1.0}, "PerSampleNoise"),
+        ({"covariance": noise, "svag": 2}, "SVAG"),
+        ({"covariance": noise, "antithetic": True, "paths": 2}, "antithetic"),
+    ):
+        with pytest.raises(InputError, match=said):
+            sgd(line, line.theta0, 0.1, 2, noise="epochs", **bad)

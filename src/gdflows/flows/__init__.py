@@ -8,6 +8,7 @@ from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
 from gdflows.flows.covariance import Covariance, NoiseFactor, PerSampleNoise
 from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
 from gdflows.flows.inertial import InertialFlow, VanishingFriction
+from gdflows.flows.labels import LabelNoise
 from gdflows.flows.modified import EpochFlow, HeavyBall, Nesterov
 from gdflows.flows.momentum import MomentumRodFlow
 from gdflows.flows.principal import PrincipalFlow, alpha, log_multiplier
@@ -27,6 +28,7 @@ from gdflows.flows.stability import (
 from gdflows.flows.stochastic import StochasticFlow, StochasticModifiedEquation
 from gdflows.flows.stochastic_rod import StochasticRodFlow
 from gdflows.flows.truncated import Truncated, third_order_nonprincipal
+from gdflows.flows.valley import ShuffledValleyFlow, ValleyFlow, epoch_share
 
 __all__ = [
     "IGR",
@@ -42,6 +44,7 @@ __all__ = [
     "Flow",
     "HeavyBall",
     "InertialFlow",
+    "LabelNoise",
     "MomentumPrincipalFlow",
     "MomentumRodFlow",
     "Nesterov",
@@ -53,6 +56,7 @@ __all__ = [
     "PrincipalRodFlow",
     "RodFlow",
     "SelfStabilisation",
+    "ShuffledValleyFlow",
     "StabilityCoefficients",
     "StableFlow",
     "StablePoint",
@@ -61,9 +65,11 @@ __all__ = [
     "StochasticModifiedEquation",
     "StochasticRodFlow",
     "Truncated",
+    "ValleyFlow",
     "VanishingFriction",
     "alpha",
     "classify",
+    "epoch_share",
     "jacobian",
     "jacobian_eigenvalue",
     "log_multiplier",

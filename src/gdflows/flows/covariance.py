@@ -47,6 +47,16 @@ class Covariance(ABC):
         columns = self.apply(theta.expand(self.channels, -1), eye)
         return columns.T @ columns
 
+    def trace(self, thetas: Tensor) -> Tensor:
+        """tr Σ(θ) at each row of ``(P, D)``, shape ``(P,)``; a product a channel."""
+        total = thetas.new_zeros(len(thetas))
+        for j in range(self.channels):
+            z = thetas.new_zeros(len(thetas), self.channels)
+            z[:, j] = 1
+            column = self.apply(thetas, z)
+            total = total + (column * column).sum(1)
+        return total
+
     def correction(self, thetas: Tensor) -> Tensor | None:
         """Σⱼ (σⱼ·∇)σⱼ at each row, ``(P, D)``, where there is a cheap way to it; else None."""
         return torch.zeros_like(thetas) if self.constant else None

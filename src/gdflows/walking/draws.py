@@ -54,6 +54,7 @@ class Draws:
         # does not.
         seeds = np.random.SeedSequence([seed, block]).generate_state(2, np.uint64) >> np.uint64(1)
         self._main, self._side = (torch.Generator(like.device).manual_seed(int(s)) for s in seeds)
+        self._order = None  # of an epoch's samples, what is left of it
 
     def normal(self, parts: int = 1) -> Tensor:
         """Of unit variance, ``(paths, channels)``; of several parts the sum, scaled."""
@@ -85,3 +86,11 @@ class Draws:
             return torch.randint(size, (self._own, batch_size), generator=self._main, device=device)
         keys = torch.rand(self._own, size, generator=self._main, device=device)
         return keys.argsort(1)[:, :batch_size]
+
+    def next_batches(self, size: int, batch_size: int) -> Tensor:
+        """The next batches of the paths' epochs, ``(paths, batch_size)``; each in its own order."""
+        if self._order is None or not self._order.shape[1]:
+            keys = torch.rand(self._own, size, generator=self._main, device=self._like["device"])
+            self._order = keys.argsort(1)
+        taken, self._order = self._order[:, :batch_size], self._order[:, batch_size:]
+        return taken

@@ -17,7 +17,7 @@ from gdflows.walking.draws import Draws
 from gdflows.walking.ensemble import Ensemble, Observe
 from gdflows.walking.paths import Many, starts
 
-NOISES = ("gaussian", "three-point", "batches")
+NOISES = ("gaussian", "three-point", "batches", "epochs")
 
 
 def sgd(
@@ -57,9 +57,11 @@ def sgd(
         How many steps; with ``svag`` still steps of length h in flow time.
     covariance
         Of ξ, as for :class:`gdflows.flows.StochasticModifiedEquation`.
-    noise : {"gaussian", "three-point", "batches"}
+    noise : {"gaussian", "three-point", "batches", "epochs"}
         The law of ξ. ``"batches"`` draws batches from the data, with what they do to all
-        derivatives; it needs a covariance that is a :class:`gdflows.flows.PerSampleNoise`.
+        derivatives, anew in each step; ``"epochs"`` takes all samples once before any comes
+        again, in an order drawn anew for each epoch and path. Both need a covariance that is a
+        :class:`gdflows.flows.PerSampleNoise`.
     momentum, nesterov
         In torch's form, as for :func:`gdflows.descend`. From rest.
     svag : int
@@ -100,10 +102,13 @@ def sgd(
     svag, parts = whole(svag, "svag"), whole(parts, "parts")
     if noise not in NOISES:
         raise InputError(f"noise must be one of {NOISES}, got {noise!r}.")
-    if noise == "batches" and not isinstance(covariance, PerSampleNoise):
-        raise InputError("noise='batches' needs covariance=gdflows.flows.PerSampleNoise(...).")
-    if noise == "batches" and (antithetic or parts > 1):
+    drawn = noise in ("batches", "epochs")
+    if drawn and not isinstance(covariance, PerSampleNoise):
+        raise InputError(f"noise={noise!r} needs covariance=gdflows.flows.PerSampleNoise(...).")
+    if drawn and (antithetic or parts > 1):
         raise InputError("Batches have neither antithetic pairs nor parts.")
+    if noise == "epochs":
+        _require_epochs(covariance, svag)
     when = _looks(at, steps)
     law = as_covariance(covariance, objective.dim)
     start = starts(objective, theta0, whole(paths, "paths"))
@@ -122,7 +127,7 @@ def sgd(
         push = push + momentum * v if nesterov else v
         return torch.cat([theta - h * push, v], 1)
 
-    kind = "gaussian" if noise == "batches" else noise
+    kind = "gaussian" if drawn else noise
     many = Many(paths, seed, antithetic, kind, keep, observe, chunk, progress)
     name = ("Nesterov" if nesterov else "heavy ball") if momentum else "SGD"
     return many.walk(
@@ -147,11 +152,26 @@ def noisy_gradient(
         drawn = (law.channels, law.batch_size, law.replacement)
         return sum(w * law.of_batches(x, draws.batches(*drawn)) for w in weights)
 
+    def of_epochs(x: Tensor, draws: Draws) -> Tensor:
+        return law.of_batches(x, draws.next_batches(law.channels, law.batch_size))
+
     def with_noise(x: Tensor, draws: Draws) -> Tensor:
         z = sum(w * draws.normal(parts) for w in weights)
         return gradient(x) - law.apply(x, z)  # so that z moves a path as it moves the flow's
 
-    return of_batches if noise == "batches" else with_noise
+    return {"batches": of_batches, "epochs": of_epochs}.get(noise, with_noise)
+
+
+def _require_epochs(law: PerSampleNoise, svag: int) -> None:
+    if svag > 1:
+        raise InputError("SVAG draws its noise anew in each step: leave svag out with epochs.")
+    if law.replacement:
+        raise InputError("In an epoch no sample comes twice: leave replacement=True out.")
+    if law.channels % law.batch_size:
+        raise InputError(
+            f"{law.channels} samples do not make whole batches of {law.batch_size}, and the rest "
+            "of an epoch would weigh more: take a size that divides them."
+        )
 
 
 def _looks(at: Sequence[int] | None, steps: int) -> list[int]:
