@@ -98,13 +98,8 @@ def sgd(
     if nesterov and not momentum:
         raise InputError("nesterov is for momentum: give momentum as well.")
     svag, parts = whole(svag, "svag"), whole(parts, "parts")
-    if noise not in NOISES:
-        raise InputError(f"noise must be one of {NOISES}, got {noise!r}.")
-    if noise == "batches" and not isinstance(covariance, PerSampleNoise):
-        raise InputError("noise='batches' needs covariance=gdflows.flows.PerSampleNoise(...).")
-    if noise == "batches" and (antithetic or parts > 1):
-        raise InputError("Batches have neither antithetic pairs nor parts.")
-    when = _looks(at, steps)
+    require_noise(noise, covariance, antithetic=antithetic, parts=parts)
+    when = looks(at, steps)
     law = as_covariance(covariance, objective.dim)
     start = starts(objective, theta0, whole(paths, "paths"))
     law.check(start[0])
@@ -154,7 +149,18 @@ def noisy_gradient(
     return of_batches if noise == "batches" else with_noise
 
 
-def _looks(at: Sequence[int] | None, steps: int) -> list[int]:
+def require_noise(noise: str, covariance, *, antithetic: bool, parts: int) -> None:
+    """Refuse a law of the noise that there is not, or that does not go with the rest."""
+    if noise not in NOISES:
+        raise InputError(f"noise must be one of {NOISES}, got {noise!r}.")
+    if noise == "batches" and not isinstance(covariance, PerSampleNoise):
+        raise InputError("noise='batches' needs covariance=gdflows.flows.PerSampleNoise(...).")
+    if noise == "batches" and (antithetic or parts > 1):
+        raise InputError("Batches have neither antithetic pairs nor parts.")
+
+
+def looks(at: Sequence[int] | None, steps: int) -> list[int]:
+    """After which steps to look."""
     if at is None:
         return [0, steps]
     when = [whole(k, "Each of at", 0) for k in at]
