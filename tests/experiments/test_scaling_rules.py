@@ -56,6 +56,18 @@ def test_rules():
     assert (table[table.batch == 4].failure == "").all()
 
 
+def test_waiting_goes_on_from_where_each_run_is():
+    wait = {**SMALL, "batches": "4", "rules": "linear", "lr": 0.02, "paths": 2}
+    table = run(**wait, wait=16).set_index(["samples", "seed"])
+    E = training_loss("mlp", "6", "tanh", 1.0, "gratings", 30, 0, "cpu")
+    noise = gf.flows.PerSampleNoise(E, 4, replacement=True)
+    given = {"covariance": noise, "noise": "batches", "paths": 2}
+    x = gf.walking.sgd(E, E.theta0, 0.02, 4, seed=1, **given).last
+    assert table.loss[0, 0] == pytest.approx(sum(float(E.value(row)) for row in x) / 2)
+    x = gf.walking.sgd(E, x, 0.02, 8, seed=0, **given).last
+    assert table.loss[32, 0] == pytest.approx(sum(float(E.value(row)) for row in x) / 2)
+
+
 def test_what_runs_away_is_told():
     table = run(**SMALL, rules="linear", lr=1e6)
     assert set(table.failure) <= {"blow-up", "non-finite", ""}
@@ -69,6 +81,7 @@ def test_what_runs_away_is_told():
         ({"batches": "3"}, "multiple of each batch size"),
         ({"samples": 20}, "samples must be a multiple"),
         ({"svag": "2"}, "go together"),
+        ({"wait": 3}, "wait must be a multiple"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

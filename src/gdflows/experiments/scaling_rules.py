@@ -82,6 +82,7 @@ def run(
     beta2: float = 0.99,
     eps: float = 1e-8,
     base: int = 8,
+    wait: int = 0,
     batches: str = "32,8",
     svag: str = "",
     svag_at: str = "",
@@ -121,6 +122,8 @@ def run(
         Adam's at batches of ``base``; RMSProp has ``beta2`` and ``eps``.
     base : int
         The batch size at which the settings are given.
+    wait : int
+        Samples that are seen at batches of ``base`` before all that.
     batches : str
         Batch sizes, joined by commas. Samples are drawn with replacement.
     svag : str
@@ -150,7 +153,7 @@ def run(
     Notes
     -----
     RMSProp and Adam start with averages as if they had stood at the start for long: ν is the mean
-    over the seeds of the squared gradient and its variance.
+    over all runs of the squared gradient and its variance.
     """
     wanted = [name.strip() for name in rules.split(",")]
     for name in wanted:
@@ -165,6 +168,9 @@ def run(
     for size in (*sizes, *at):
         if every % size:
             raise InputError(f"every must be a multiple of each batch size, got {every} of {size}.")
+    wait = whole(wait, "wait", 0)
+    if wait % base:
+        raise InputError(f"wait must be a multiple of base = {base}, got {wait}.")
     if samples % every:
         raise InputError(f"samples must be a multiple of every = {every}, got {samples}.")
     first = Settings(lr, beta1 if optimizer == "adam" else 0.0, beta2, number(eps, "eps"))
@@ -173,6 +179,8 @@ def run(
         training_loss(*setting, seed, device, loss=loss) for seed in range(whole(seeds, "seeds"))
     ]
     seen = _Seen(losses, whole(paths, "paths"), optimizer, list(range(0, samples + 1, every)))
+    if wait:
+        seen.wait(base, first, wait)
     rows = []
     for rule in progress(wanted, "rule"):
         for size in progress(sizes, "batch size"):
@@ -193,18 +201,27 @@ class _Seen:
         self.single = flows.PerSampleNoise(self.E, 1, replacement=True)
         self.batched = Batched(self.E)
 
+    def wait(self, size: int, settings: Settings, samples: int) -> None:
+        """Begin where the optimiser is after so many samples; each run where it is itself."""
+        states, failure = self.walked(size, 1, settings, [0, samples], seed=1)
+        if failure:
+            raise InputError(f"The optimiser ends in a {failure} while it waits: lower lr.")
+        self.start = states[-1]
+
     def averages(self, size: int) -> flows.Averages:
         squares = self.batched.grad(self.start) ** 2
         squares = squares + self.single.variances(self.start) / size
         mean = squares.mean(0)
         return flows.Averages(torch.zeros_like(mean), mean, 10**6)
 
-    def walked(self, size: int, svag: int, settings: Settings) -> tuple[Tensor, str]:
+    def walked(
+        self, size: int, svag: int, settings: Settings, looks: list[int], seed: int = 0
+    ) -> tuple[Tensor, str]:
         """States ``(T, P, D)``, as far as they are finite."""
         noise = flows.PerSampleNoise(self.E, size, replacement=True)
-        steps = [k // size for k in self.looks]
+        steps = [k // size for k in looks]
         given = {"covariance": noise, "noise": "batches", "svag": svag, "paths": len(self.start)}
-        given |= {"at": steps, "keep": "paths", "seed": 0, "progress": False}
+        given |= {"at": steps, "keep": "paths", "seed": seed, "progress": False}
         if self.optimizer != "sgd":
             given |= {"optimizer": self.optimizer, "eps": settings.eps}
             given["averages"] = self.averages(size)
@@ -225,7 +242,7 @@ class _Seen:
             seeds = range(len(self.start) // self.paths)
             return [{**row, "samples": k, "seed": s, "failure": why}
                     for k in self.looks for s in seeds]  # fmt: skip
-        states, failure = self.walked(size, svag, settings)
+        states, failure = self.walked(size, svag, settings, self.looks)
         rows = []
         for samples, x in zip(self.looks, states, strict=False):
             found = {
