@@ -62,7 +62,7 @@ def scaled(base: Settings, rule: str, kappa: float) -> Settings | None:
     keys=("rule", "batch", "svag", "samples", "seed"),
     check=lambda c: {
         "samples": c["every"], "batches": c["batches"].split(",")[0],
-        "rules": c["rules"].split(",")[0], "svag": "",
+        "rules": c["rules"].split(",")[0], "svag": "", "svag_at": "",
     },
     picture=draw,
 )  # fmt: skip
