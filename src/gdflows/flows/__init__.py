@@ -26,6 +26,7 @@ from gdflows.flows.stability import (
     stability_coefficients,
 )
 from gdflows.flows.stochastic import StochasticFlow, StochasticModifiedEquation
+from gdflows.flows.stochastic_adaptive import AdaptiveModifiedEquation, settled_averages
 from gdflows.flows.stochastic_rod import StochasticRodFlow
 from gdflows.flows.truncated import Truncated, third_order_nonprincipal
 from gdflows.flows.valley import ShuffledValleyFlow, ValleyFlow, epoch_share
@@ -34,6 +35,7 @@ __all__ = [
     "IGR",
     "NGF",
     "AdaptiveCentralFlow",
+    "AdaptiveModifiedEquation",
     "AdaptiveRodFlow",
     "AdaptiveRule",
     "Averages",
@@ -76,6 +78,7 @@ __all__ = [
     "multipliers",
     "predicted_swing",
     "rounding",
+    "settled_averages",
     "stability_coefficients",
     "swinging",
     "third_order_nonprincipal",

@@ -48,14 +48,18 @@ class Covariance(ABC):
         return columns.T @ columns
 
     def trace(self, thetas: Tensor) -> Tensor:
-        """tr Σ(θ) at each row of ``(P, D)``, shape ``(P,)``; a product a channel."""
-        total = thetas.new_zeros(len(thetas))
-        for j in range(self.channels):
-            z = thetas.new_zeros(len(thetas), self.channels)
-            z[:, j] = 1
-            column = self.apply(thetas, z)
-            total = total + (column * column).sum(1)
-        return total
+        """tr Σ(θ) at each row of ``(P, D)``, shape ``(P,)``."""
+        return self.variances(thetas).sum(1)
+
+    def variances(self, thetas: Tensor) -> Tensor:
+        """The diagonal of Σ(θ) at each row, ``(P, D)``."""
+        return (self.columns(thetas) ** 2).sum(2)
+
+    def columns(self, thetas: Tensor) -> Tensor:
+        """σ(θ) itself at each row, ``(P, D, channels)``."""
+        eye = torch.eye(self.channels, dtype=thetas.dtype, device=thetas.device)
+        size = (len(thetas), -1)
+        return torch.stack([self.apply(thetas, z.expand(size)) for z in eye], 2)
 
     def correction(self, thetas: Tensor) -> Tensor | None:
         """Σⱼ (σⱼ·∇)σⱼ at each row, ``(P, D)``, where there is a cheap way to it; else None."""
@@ -74,6 +78,11 @@ class Constant(Covariance):
     def apply(self, thetas: Tensor, z: Tensor) -> Tensor:
         factor = self.factor.to(thetas)
         return z @ factor.T if factor.ndim == 2 else z * factor
+
+    def variances(self, thetas: Tensor) -> Tensor:
+        factor = self.factor.to(thetas)
+        seen = (factor**2).sum(1) if factor.ndim == 2 else factor**2
+        return seen.expand(thetas.shape)
 
 
 class Varying(Covariance):
@@ -108,6 +117,13 @@ class Varying(Covariance):
         if bool((seen < 0).any()):
             raise InputError("The covariance has a negative variance at some point of a path.")
         return seen.reshape(len(seen), -1).sqrt() * z
+
+    def variances(self, thetas: Tensor) -> Tensor:
+        with fit_for_vmap():
+            seen = vmap(self.function)(thetas).to(thetas.dtype)
+        if seen.ndim == 3:
+            seen = seen.diagonal(dim1=1, dim2=2)
+        return seen.reshape(len(seen), -1).expand(thetas.shape)
 
 
 class NoiseFactor(Covariance):
@@ -205,19 +221,23 @@ class PerSampleNoise(Covariance):
         with fit_for_vmap():
             return self.objective._masked(vmap(grad(weighted))(thetas, weights))
 
+    def _diagonal(self, theta: Tensor) -> Tensor:
+        one, leaves = self.samples.one, self.samples.leaves
+        rows = self.objective._masked(vmap(grad(one), (None, *(0 for _ in leaves)))(theta, *leaves))
+        rows = rows - rows.mean(0)
+        return self.factor * (rows * rows).mean(0)
+
+    def variances(self, thetas: Tensor) -> Tensor:
+        self.objective._count["gradients"] += len(thetas)
+        with fit_for_vmap():
+            return vmap(self._diagonal)(thetas)
+
     def correction(self, thetas: Tensor) -> Tensor:
         r""":math:`\frac cn\sum_i (H_i - H)(g_i - g)`, half the gradient of Σ's trace."""
-        n, one, leaves = self.channels, self.samples.one, self.samples.leaves
         self.objective._count["hvps"] += 2 * len(thetas)
-
-        def squares(theta):
-            rows = vmap(grad(one), (None, *(0 for _ in leaves)))(theta, *leaves)
-            rows = self.objective._masked(rows)
-            rows = rows - rows.mean(0)
-            return 0.5 * self.factor / n * (rows * rows).sum()
-
         with fit_for_vmap():
-            return self.objective._masked(vmap(grad(squares))(thetas))
+            half = vmap(grad(lambda theta: 0.5 * self._diagonal(theta).sum()))(thetas)
+        return self.objective._masked(half)
 
     def of_batches(self, thetas: Tensor, index: Tensor) -> Tensor:
         """The gradients of batches: row p on the samples ``index[p]``, ``(P, B)``."""

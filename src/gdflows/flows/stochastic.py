@@ -36,7 +36,9 @@ class StochasticFlow(Flow):
     r"""An Itô equation dθ = b(θ) dt + σ(θ) dW, at many points at once.
 
     A subclass gives :meth:`drift`, :meth:`noise` and :attr:`channels`. Walked by
-    :func:`gdflows.integrate` with ``paths=``.
+    :func:`gdflows.integrate` with ``paths=``. The points are rows ``(P, D)``; if the flow has
+    companions beside θ, as an adaptive method's averages are, :meth:`rows` puts them behind θ,
+    and D is the length of such a row.
     """
 
     #: How many independent noises drive it: the length of z.
@@ -67,6 +69,10 @@ class StochasticFlow(Flow):
 
     def check(self, theta: Tensor) -> None:
         """Refuse at a point ``(D,)``, where the walk begins, what cannot be walked."""
+
+    def rows(self, thetas: Tensor) -> Tensor:
+        """Where paths from the rows of θ begin, with their companions behind them."""
+        return torch.stack([self.start(theta)[0] for theta in thetas])
 
     def vector_field(self, theta: Tensor) -> Tensor:
         """The drift at one point, shape ``(D,)``."""

@@ -4,6 +4,7 @@ Many paths at once where there is noise.
 """
 
 from gdflows.walking.accelerated import accelerate
+from gdflows.walking.adaptive import adaptive_sgd
 from gdflows.walking.descent import descend
 from gdflows.walking.drift import drift_bound
 from gdflows.walking.ensemble import Ensemble
@@ -16,6 +17,7 @@ __all__ = [
     "Ensemble",
     "Splitting",
     "accelerate",
+    "adaptive_sgd",
     "conformal_factor",
     "descend",
     "drift_bound",

@@ -112,15 +112,18 @@ def walk_paths(
         beside = start[:1] + 0.1 * (1 + start[0].abs().max()) * torch.linspace(
             -1, 1, 4 * start.shape[1], dtype=torch.float64, device="cpu"
         ).reshape(4, -1).to(start)
-        require_commuting(flow, beside, Draws(0, 0, start, 4, flow.channels))
+        require_commuting(flow, flow.rows(beside), Draws(0, 0, start, 4, flow.channels))
     when = [0.0, t] if times is None else times
     legs = []
     for a, b in zip(when, when[1:], strict=False):
         n = max(1, math.ceil((b - a) / step - 1e-9))
         legs.append((n, partial(scheme, flow, dt=(b - a) / n)))
     many = Many(paths, seed, antithetic, increments, keep, observe, chunk, progress)
-    start = torch.stack([flow.start(row)[0] for row in start])
-    return many.walk(flow.objective, start, when, legs, channels=flow.channels, label=flow.label)
+    rows = flow.rows(start)
+    return many.walk(
+        flow.objective, rows, when, legs, channels=flow.channels, label=flow.label,
+        companions=rows.shape[1] - start.shape[1],
+    )  # fmt: skip
 
 
 def starts(objective: Objective, theta0, paths: int) -> Tensor:

@@ -100,16 +100,8 @@ def sgd(
     if nesterov and not momentum:
         raise InputError("nesterov is for momentum: give momentum as well.")
     svag, parts = whole(svag, "svag"), whole(parts, "parts")
-    if noise not in NOISES:
-        raise InputError(f"noise must be one of {NOISES}, got {noise!r}.")
-    drawn = noise in ("batches", "epochs")
-    if drawn and not isinstance(covariance, PerSampleNoise):
-        raise InputError(f"noise={noise!r} needs covariance=gdflows.flows.PerSampleNoise(...).")
-    if drawn and (antithetic or parts > 1):
-        raise InputError("Batches have neither antithetic pairs nor parts.")
-    if noise == "epochs":
-        _require_epochs(covariance, svag)
-    when = _looks(at, steps)
+    kind = kind_of_noise(noise, covariance, antithetic=antithetic, parts=parts, svag=svag)
+    when = looks(at, steps)
     law = as_covariance(covariance, objective.dim)
     start = starts(objective, theta0, whole(paths, "paths"))
     law.check(start[0])
@@ -127,7 +119,6 @@ def sgd(
         push = push + momentum * v if nesterov else v
         return torch.cat([theta - h * push, v], 1)
 
-    kind = "gaussian" if drawn else noise
     many = Many(paths, seed, antithetic, kind, keep, observe, chunk, progress)
     name = ("Nesterov" if nesterov else "heavy ball") if momentum else "SGD"
     return many.walk(
@@ -174,7 +165,22 @@ def _require_epochs(law: PerSampleNoise, svag: int) -> None:
         )
 
 
-def _looks(at: Sequence[int] | None, steps: int) -> list[int]:
+def kind_of_noise(noise: str, covariance, *, antithetic: bool, parts: int, svag: int) -> str:
+    """Which numbers are drawn for it; refuses a law that there is not, or does not fit the rest."""
+    if noise not in NOISES:
+        raise InputError(f"noise must be one of {NOISES}, got {noise!r}.")
+    drawn = noise in ("batches", "epochs")
+    if drawn and not isinstance(covariance, PerSampleNoise):
+        raise InputError(f"noise={noise!r} needs covariance=gdflows.flows.PerSampleNoise(...).")
+    if drawn and (antithetic or parts > 1):
+        raise InputError("Batches have neither antithetic pairs nor parts.")
+    if noise == "epochs":
+        _require_epochs(covariance, svag)
+    return "gaussian" if drawn else noise
+
+
+def looks(at: Sequence[int] | None, steps: int) -> list[int]:
+    """After which steps to look."""
     if at is None:
         return [0, steps]
     when = [whole(k, "Each of at", 0) for k in at]
