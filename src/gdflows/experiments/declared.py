@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 #: Where the studies are; importing one of these registers its own.
 MODULES = (
     "adaptive_edge", "constrained", "drift_rates", "eos", "leaderboard", "loss_rises", "penalty",
-    "predictions", "step_size", "stochastic_edge", "trained_steps", "trial.study",
+    "predictions", "step_size", "stochastic_edge", "trained_steps", "trial.study", "verdicts",
 )  # fmt: skip
 _TYPES = {"Literal": Literal, "bool": bool, "float": float, "int": int, "str": str}
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*)(?: :.*)?$", re.MULTILINE)

@@ -126,7 +126,7 @@ def validity(
     >>> seen = gf.validity(E, torch.tensor([1.0, 10.0]).double(), lr=0.5)
     >>> table = seen.table.set_index("model")
     >>> int(table.loc["NGF", "from"]), int(table.loc["PF", "from"])
-    (9, 1)
+    (6, 1)
     """
     if not isinstance(objective, Objective):
         raise InputError(
