@@ -392,6 +392,13 @@ def test_random_sums_have_the_noise_for_their_covariance(net):
 # -- what is refused -------------------------------------------------------------------------------
 
 
+def test_an_equation_that_is_too_stiff_is_not_followed(net):
+    # with momentum the second order's drift is h(1 + β)/(2(1 − β)³)H²: hundreds a step
+    seen = gf.validity(net, net.theta0, 0.05, 10, 0.95, steps=2)
+    found = seen.measured([2], models=["SDE 2"], paths=2).iloc[0]
+    assert math.isnan(found.error) and "too stiff" in found.failure
+
+
 def test_bad_input(net):
     E, theta = gf.problems.quadratic([1.0]), torch.ones(1, dtype=f64)
     with pytest.raises(InputError, match="only 40 samples"):

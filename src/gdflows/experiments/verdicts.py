@@ -55,7 +55,7 @@ def draw(figure, runs: list[Run]) -> None:
 @study(
     "validity",
     keys=("seed", "case", "model", "step"),
-    check=lambda c: {"seeds": 1, "cases": c["cases"].split(",")[0], "long": 0},
+    check=lambda c: {"seeds": 1, "cases": c["cases"].split(",")[0]},
     picture=draw,
 )
 def run(

@@ -19,7 +19,7 @@ from gdflows.walking.sgd import sgd
 
 FINER = 2  # steps of a stochastic flow in each of SGD's, at least,
 STIFF = 0.5  # and so many that its fastest decay in each is no more than this
-MOST = 32  # beyond, an equation is too stiff to be followed, and comes out as it may
+MOST = 32  # beyond, an equation is too stiff to be followed
 LOST = (IntegrationError, NonFiniteError, ConvergenceError, SingularityError)
 
 
@@ -51,7 +51,8 @@ def measure(
             flows.StochasticModifiedEquation, np.array([sharpest]), lr,
             covariance=0.0, order=2, momentum=momentum,
         )  # fmt: skip
-        parts = min(max(FINER, math.ceil(lr * sharpest * float(rate[0]) / STIFF)), MOST)
+        needed = math.ceil(lr * sharpest * float(rate[0]) / STIFF)
+        parts = min(max(FINER, needed), MOST)
         run = sgd(
             objective, theta, lr, at[-1], covariance=noise, momentum=momentum, parts=parts,
             paths=paths, seed=seed, at=looks, antithetic=True, keep="moments",
@@ -62,8 +63,8 @@ def measure(
     for name in models:
         flow, settings = _made(name, objective, lr, momentum, noise, rank, parts)
         off, lost = [math.nan] * len(at), ""
-        if flow is None:
-            lost = "not followed"
+        if isinstance(flow, flows.StochasticFlow) and needed > MOST:
+            lost = f"{needed} parts of a step would be needed: it is too stiff"
         else:
             if isinstance(flow, flows.StochasticFlow):
                 settings |= {"paths": paths, "seed": seed, "antithetic": True, "keep": "moments"}
