@@ -114,7 +114,7 @@ def validity(
     only: at the edge itself the modified equation has a pole.
 
     **Costs** one gradient, some 20 Hessian-vector products for the eigenvectors (more for more
-    than five), ``products`` + 2, with batches half as many for each of ``probes``, four
+    than five), ``products`` + 2, with batches half as many for each of ``probes``, five
     contractions of the third derivative, and with batches the gradients of all samples twice,
     products of them once, and their slopes along ``top`` directions: in all 50 to 90 products.
     ``cost`` has the count.
@@ -140,7 +140,7 @@ def validity(
     noisy = _noisy(objective, batch_size, replacement)
     before = dict(objective.cost)
     seen = look(
-        objective, theta, batch_size=batch_size if noisy else None, replacement=replacement,
+        objective, theta, lr=h, batch_size=batch_size if noisy else None, replacement=replacement,
         top=top, products=products, probes=probes, seed=seed,
     )  # fmt: skip
     cost = {k: n - before.get(k, 0) for k, n in objective.cost.items()}

@@ -21,6 +21,7 @@ SOURCES = {
     "SDE 2": "drift of IGR, noise hΣ: Li, Tai and E (2017), weak order 2",
     "stochastic rod": "drift of NGF, exact spread in some directions: our 'Stochastic edge'",
 }
+TWO_POINTS = ("rod", "stochastic rod")
 NOISY = ("SDE 1", "SDE 2", "stochastic rod")
 
 
@@ -93,15 +94,22 @@ def defect(model: str, seen: Seen, settings: Settings, truth: Moments) -> np.nda
     r"""How far the left-out third derivative has led astray after 0, 1, …, K steps; undamped.
 
     Each step leaves out :math:`h^3\frac{1 + 10\beta + \beta^2}{12(1 - \beta)^5}\nabla^3E[g, g]`,
-    which falls with the square of the gradient.
+    which falls with the square of the gradient. Models of two points know what it does to a
+    swing: they leave it out along the slow directions, and once at the start, where swing and
+    centre are told apart.
     """
     modes, h, beta = seen.modes, settings.lr, settings.momentum
     if model == "order 2" or not seen.gradient:
         return np.zeros(len(truth.mean))
+    term = h**3 * (1 + 10 * beta + beta**2) / (12 * (1 - beta) ** 5)
     left = (modes.slope + modes.curvature * truth.mean) ** 2
-    share = left.sum(1) / seen.gradient**2
-    each = h**3 * (1 + 10 * beta + beta**2) / (12 * (1 - beta) ** 5) * seen.turning
-    return each * np.concatenate([[0.0], np.cumsum(share[:-1])])
+    turning, square, once = seen.turning, seen.gradient**2, 0.0
+    if model in TWO_POINTS:
+        slow = h * modes.curvature <= 1
+        left, turning, square = left * slow, seen.slow_turning, (modes.slope**2 * slow).sum()
+        once = 0.0 if slow.all() else term * seen.turning
+    share = left.sum(1) / square if square else left.sum(1)
+    return once + term * turning * np.concatenate([[0.0], np.cumsum(share[:-1])])
 
 
 def error(mean: np.ndarray, variance: np.ndarray, truth: Moments, extra=0.0) -> np.ndarray:

@@ -115,7 +115,8 @@ def flowed(
             [a, 2 * c, b, b - 2 * r * lam],
         ]
     ).transpose(2, 0, 1)
-    transfer = scipy.linalg.expm(h * generator)
+    with np.errstate(over="ignore", invalid="ignore"):
+        transfer = scipy.linalg.expm(h * generator)
     begin = start * g
     state = np.stack([np.ones_like(lam), begin, begin**2, zero], 1)
     seen = [state]

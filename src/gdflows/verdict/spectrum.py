@@ -35,6 +35,8 @@ class Seen:
         ‖g‖.
     turning : float
         ‖∇³E[g, g]‖.
+    slow_turning : float
+        The same of what of g is not along the sharpest directions with hλ > 1, which swing.
     moved : float
         ‖Hg‖.
     sharpening : tuple of float
@@ -50,6 +52,7 @@ class Seen:
     modes: Modes
     gradient: float
     turning: float
+    slow_turning: float
     moved: float
     sharpening: tuple[float, ...]
     noise: float
@@ -61,6 +64,7 @@ def look(
     objective: Objective,
     theta: Tensor,
     *,
+    lr: float,
     batch_size: int | None,
     replacement: bool,
     top: int,
@@ -112,8 +116,13 @@ def look(
     modes = Modes(curvature, slope, additive, np.append(c, more), np.append(b, more), len(sharp))
     hg = point.hvp(g) if size else torch.zeros_like(g)
     turning = length(point.third(g, g)) if size else 0.0
+    swings = axes[torch.from_numpy(lr * sharp > 1).to(axes.device)]
+    slow_turning = turning
+    if size and len(swings):
+        slow = _beside(g, swings)
+        slow_turning = length(point.third(slow, slow))
     sharpening = tuple(-float(torch.dot(point.third(u, u), g)) for u in axes[:3])
-    return Seen(modes, size, turning, length(hg), sharpening, noise, fading, samples)
+    return Seen(modes, size, turning, slow_turning, length(hg), sharpening, noise, fading, samples)
 
 
 def _beside(v: Tensor, axes: Tensor) -> Tensor:
