@@ -55,7 +55,8 @@ def draw(figure, runs: list[Run]) -> None:
 @study(
     "validity",
     keys=("seed", "case", "model", "step"),
-    check=lambda c: {"seeds": 1, "cases": c["cases"].split(",")[0]},
+    # not a principal flow past hλ = 1, which is lost at another time on another machine
+    check=lambda c: {"seeds": 1, "cases": c["cases"].split(",")[-1]},
     picture=draw,
 )
 def run(

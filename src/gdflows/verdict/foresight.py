@@ -55,7 +55,7 @@ def validity(
     batch_size : int, optional
         B. Without it, or with all the data, gradients are full.
     momentum : float
-        β of heavy ball in torch's form.
+        β of heavy ball in torch's form. Models of two points are judged without it only.
     replacement : bool
         Whether a batch may hold a sample more than once.
     tol : float
