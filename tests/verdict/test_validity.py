@@ -389,6 +389,20 @@ def test_random_sums_have_the_noise_for_their_covariance(net):
     torch.testing.assert_close(one, two)
 
 
+def test_tightness_is_read_from_the_records():
+    from gdflows.verdict.tightness import FLOOR, tightness
+
+    found = tightness("batches")
+    assert set(found) == {"NGF", "SDE 1", "SDE 2", "stochastic rod"}
+    names = [name for name in gf.runs.available() if name.startswith("validity-")]
+    table = pd.concat([gf.runs.load(name).table for name in names])
+    own = table[(table.situation == "batches") & (table.model == "SDE 1")]
+    own = own[(own.step <= own.known) & (own.foreseen >= FLOOR)]
+    middle = f"{(own.error / own.foreseen).median():.2g}"
+    assert len(names) >= 2 and found["SDE 1"].startswith(middle + " (")
+    assert tightness("on the moon") == {}
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 

@@ -116,8 +116,8 @@ def validity(
     **Costs** one gradient, some 20 Hessian-vector products for the eigenvectors (more for more
     than five), ``products`` + 2, with batches half as many for each of ``probes``, five
     contractions of the third derivative, and with batches the gradients of all samples twice,
-    products of them once, and their slopes along ``top`` directions: in all 50 to 90 products.
-    ``cost`` has the count.
+    products of them once, and their slopes along ``top`` directions: in all 50 to 90 products;
+    up to 200 parameters the eigenvectors cost one for each. ``cost`` has the count.
 
     Examples
     --------

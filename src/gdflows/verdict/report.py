@@ -114,7 +114,10 @@ class Validity:
         if not len(good) and not len(late):
             said.append(f"No model is within {self.tol:.0%} of the run in what is foreseen.")
         if math.isfinite(self.reach):
-            said.append(f"Beyond some {max(1, int(self.reach)):,} steps the curvature is another.")
+            changes = (
+                "the curvature" + (" or the noise" if self.batch_size else "") + " is another."
+            )
+            said.append(f"Beyond some {max(1, int(self.reach)):,} steps " + changes)
         if self.scaling is not None:
             said.append(self._window())
         return " ".join(said)
@@ -174,7 +177,7 @@ class Validity:
         from gdflows.plotting import COLOURS
 
         ax = ax if ax is not None else plt.figure().add_subplot()
-        others = {"SDE 1": "#56B4E9", "SDE 2": "#F0E442", "stochastic rod": "#332288"}
+        others = {"SDE 1": "#AA4499", "SDE 2": "#117733", "stochastic rod": "#332288"}
         for name, own in self.curves.groupby("model", sort=False):
             shown = own[(own.error > 1e-6) & (own.error < 1e3)]
             colour = COLOURS.get(name, others.get(name))
