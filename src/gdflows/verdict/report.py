@@ -114,10 +114,8 @@ class Validity:
         if not len(good) and not len(late):
             said.append(f"No model is within {self.tol:.0%} of the run in what is foreseen.")
         if math.isfinite(self.reach):
-            changes = (
-                "the curvature" + (" or the noise" if self.batch_size else "") + " is another."
-            )
-            said.append(f"Beyond some {max(1, int(self.reach)):,} steps " + changes)
+            what = "the curvature or the noise" if self.batch_size else "the curvature"
+            said.append(f"Beyond some {max(1, int(self.reach)):,} steps {what} is another.")
         if self.scaling is not None:
             said.append(self._window())
         return " ".join(said)
