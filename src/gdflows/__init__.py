@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gdflows.objective import Objective, Point
     from gdflows.training import SharpnessMonitor, suggest_lr
     from gdflows.trajectory import Trajectory
+    from gdflows.verdict import validity
     from gdflows.walking import descend, drift_bound, integrate
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "runs",
     "stability_coefficients",
     "suggest_lr",
+    "validity",
 ]
 
 # Everything is loaded on first use: a command that only lists does not pay for torch, nor a
@@ -69,8 +71,10 @@ _FROM = {
     "leaderboard": "experiments.leaderboard",
     "stability_coefficients": "flows",
     "suggest_lr": "training",
+    "validity": "verdict",
 }
-_ROOMS = {*__all__} - {*_FROM} | {"objective", "parallel", "training", "trajectory", "walking"}
+_ROOMS = {*__all__} - {*_FROM}
+_ROOMS |= {"objective", "parallel", "training", "trajectory", "verdict", "walking"}
 
 
 def __getattr__(name: str):

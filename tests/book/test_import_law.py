@@ -17,7 +17,7 @@ FLOOR = {
     "walking": 5, "probes": 5, "landscape": 5,
     "runs": 6,
     "plotting": 7,
-    "training": 8,
+    "training": 8, "verdict": 8,
     # public names of what lives in training
     "adapters": 9, "monitor": 9, "suggestion": 9,
     "experiments": 9,

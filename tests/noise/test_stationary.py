@@ -372,3 +372,8 @@ def test_the_answer_has_the_callers_dtype():
     seen = stationary_covariance(Quadratic(H.float(), SIGMA), 0.1)
     assert seen.dtype == torch.float32
     assert shuffled_moments(SampledQuadratics(PAIR.float()), 0.1)[0].dtype == torch.float32
+
+
+def test_a_number_for_a_covariance_is_taken_in_double_precision():
+    found = stationary_covariance(Quadratic(torch.ones(1, dtype=torch.float64), 0.3), 0.5)
+    assert float(found) == pytest.approx(0.5 * 0.3 / 1.5, rel=1e-14)

@@ -82,7 +82,7 @@ def label_drift(
     pandas.DataFrame
         A row for each initialisation ``seed``, ``way`` and ``rate``: the learning rate ``lr``,
         ``sharpness`` and ``trace`` of the Hessian at the start; mean ``change`` of the trace from
-        the first look to the second, at the nearest points that fit all labels, and its standard
+        the first look to the second, at the ends of Gauss and Newton's steps, and its standard
         ``error``; ``swing``, the mean square distance from them; the changes told by the drift of
         SGD and of its equations of ``order 1`` and ``order 2`` as ``sgd``, ``order_1``,
         ``order_2``; and the loss on the test set at both looks, ``test_before`` and

@@ -154,6 +154,15 @@ class GradientNoise:
         out = sum(((part @ vectors.T) ** 2).sum(0) for part in self._centred())
         return (self._factor(batch_size, replacement) / self.size * out).reshape(v.shape[:-1])
 
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A random vector ``(D,)`` of mean zero and covariance S: a random sum of the gradients."""
+        z = torch.randn(self.size, generator=generator, dtype=torch.float64)
+        out, begin = 0.0, 0
+        for part in self._centred():
+            here = z[begin : begin + len(part)].to(part.dtype).to(part.device)
+            out, begin = out + here @ part, begin + len(part)
+        return out / self.size**0.5
+
     def eigenpairs(
         self, k: int = 1, batch_size: int | None = None, *, replacement: bool = False
     ) -> tuple[Tensor, Tensor]:

@@ -107,7 +107,8 @@ class Quadratic:
                 f"The Hessian has the eigenvalue {float(self.values[0]):.3g}: away from a minimum "
                 "nothing is stable at any learning rate."
             )
-        covariance = torch.as_tensor(covariance)
+        if not isinstance(covariance, Tensor):  # a number would be taken in single precision
+            covariance = torch.as_tensor(covariance, dtype=f64)
         if covariance.shape not in ((), (self.dim,), (self.dim, self.dim)):
             raise InputError(
                 f"covariance has shape {tuple(covariance.shape)}; with {self.dim} parameters it "
