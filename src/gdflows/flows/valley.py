@@ -72,8 +72,8 @@ class ValleyFlow(Flow):
     With :math:`\Sigma = s^2\,\nabla^2E` (see :class:`LabelNoise`) the drift is a gradient: that of
     :math:`\frac{s^2}2\log\det(1 - \frac h2\nabla^2E)`. In general it is none.
 
-    What a batch does to the *curvature* is left out, which is of the order of Σ itself. Costs a dense Hessian and as many third
-    derivatives as Σ has rank.
+    What a batch does to the *curvature* is left out, which is of the order of Σ itself. Costs a
+    dense Hessian and as many third derivatives as Σ has rank.
 
     References
     ----------
