@@ -152,8 +152,9 @@ def run(
 
     Notes
     -----
-    RMSProp and Adam start with averages as if they had stood at the start for long: ν is the mean
-    over all runs of the squared gradient and its variance.
+    RMSProp and Adam start with averages of their own, after a wait too: ν is what it would settle
+    on there at batches of the size, the squared gradient and its variance, in the mean over all
+    runs; Adam's m is zero, and nothing is corrected.
     """
     wanted = [name.strip() for name in rules.split(",")]
     for name in wanted:

@@ -82,7 +82,7 @@ class AdaptiveModifiedEquation(StochasticFlow):
     **Two scalings.** With 1 − β = ρh and Σ fixed, the errors over a fixed time t = kh are of
     :math:`O(h)` and :math:`O(h^2)`; in that limit the noise is a correction, as it is for SGD.
     With Σ ∝ h⁻², 1 − β ∝ h² and ε ∝ h⁻¹, the noise stays in the limit; then order 1 errs by
-    :math:`O(h^2)` over a fixed kh², and so it does without (∇E)².
+    :math:`O(h^2)` over a fixed kh² with normal noise, and so it does without (∇E)².
 
     **The noises of θ and ν** are independent where g vanishes; the covariance of the two is
     :math:`-hD\,\tfrac{1 - \beta}h\,2\Sigma_{ij}g_j`, of the order of the others.
