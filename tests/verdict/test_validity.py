@@ -9,7 +9,7 @@ import torch
 
 import gdflows as gf
 from gdflows.errors import InputError, NonFiniteError
-from gdflows.verdict.modes import Modes, edge, stepped
+from gdflows.verdict.modes import Modes, edge, flowed, linear, principal, stepped
 from gdflows.verdict.scaling import window
 
 f64 = torch.float64
@@ -446,3 +446,46 @@ def test_bad_input(net):
         seen.measured([2], models=["SDE 1"])
     with pytest.raises(InputError, match="paths must be even"):
         seen.measured([2], paths=3)
+
+
+# -- what a referee found --------------------------------------------------------------------------
+
+
+def test_curvatures_of_rounding_s_size_are_flat_with_momentum():
+    """Their error is that of exact zeros, not a difference of ones over 1e-16."""
+    sharp = [1.0, 0.5, 0.2, 0.1, 0.05]  # all that is looked at one by one
+    slope = np.full(7, 0.1)
+    zero = np.zeros(7)
+    found = []
+    for flat in (0.0, 1e-17):
+        modes = Modes(np.array([*sharp, flat, -flat]), slope, zero, zero, zero, 5)
+        run = stepped(modes, 0.1, 400, 0.8)
+        pf = principal(modes, 0.1, 400, 0.8)
+        rate, start = linear(gf.flows.HeavyBall, modes.curvature, 0.1, beta=0.8, order=0)
+        ngf = flowed(modes, 0.1, 400, rate, start)
+        found.append([np.abs(m.mean - run.mean)[-1, 5:].max() for m in (pf, ngf)])
+        assert found[-1][0] < 1e-9
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_the_batch_in_use_is_in_its_own_window():
+    network = gf.problems.mlp([64, 4, 10], "tanh", seed=0, dtype=f64)
+    E = gf.problems.classification("digits", network, n=16)
+    seen = gf.validity(E, E.theta0, 0.01, batch_size=16, replacement=True, steps=5)
+    row = seen.scaling.set_index("batch").loc[16]
+    assert row.apart == 0 and row.same and "beyond" not in seen.verdict.partition("Noise")[2]
+    assert "at least" in seen.verdict
+
+
+def test_fewer_parameters_than_directions_looked_at():
+    x = torch.linspace(-1, 1, 8, dtype=f64)[:, None]
+    net = torch.nn.Linear(1, 1).double()
+    E = gf.Objective.from_module(net, gf.problems.squared_error, (x, 3 * x**2))
+    found = gf.validity(E, E.theta0 + 1, 0.1, batch_size=2, steps=4).measured([2], paths=8)
+    assert np.isfinite(found[found.model == "stochastic rod"].error).all()
+
+
+def test_where_the_gradient_meets_no_curvature():
+    E = gf.Objective(lambda v: (v + v**3).sum(), dim=1)
+    seen = gf.validity(E, torch.zeros(1, dtype=f64), 0.1)
+    assert seen.reach == 0 and len(seen.table)

@@ -95,8 +95,9 @@ def validity(
 
     .. math:: e_k = \sqrt{\frac{\|m_M - m\|^2 + (s_M - s)^2}{\|m - \theta_0\|^2 + s^2}} ,
 
-    the least possible root-mean-square distance of the two over that travelled (Gelbrich 1990).
-    In full batch it is the distance of model and run over that of the run from θ₀.
+    below which no root-mean-square distance of the two over that travelled can be, however they
+    are coupled: a large one condemns a model, a small one is necessary. In full batch it is the
+    distance of model and run over that of the run from θ₀.
 
     **The estimate** replaces the loss by its second-order Taylor polynomial, in which all that
     the Hessian does is known step by step, and adds what the third derivative does to one step.
@@ -116,7 +117,7 @@ def validity(
     **Costs** one gradient, some 20 Hessian-vector products for the eigenvectors (more for more
     than five), ``products`` + 2, with batches half as many for each of ``probes``, five
     contractions of the third derivative, and with batches the gradients of all samples twice,
-    products of them once, and their slopes along ``top`` directions: in all 50 to 90 products;
+    products of them once, and their slopes along ``top`` directions: in all 50 to 110 products;
     up to 200 parameters the eigenvectors cost one for each. ``cost`` has the count.
 
     Examples
@@ -184,12 +185,14 @@ def validity(
         cost=cost,
         objective=objective,
         theta=theta,
-        rank=top,
+        rank=min(top, theta.numel()),
     )
 
 
 def _reach(seen: Seen) -> float:
     """The time for which curvature and noise along the path stay what they are."""
+    if seen.turning and not seen.moved:
+        return 0.0
     pace = max(seen.turning / seen.moved if seen.turning else 0.0, seen.fading)
     return 1 / pace if pace else math.inf
 

@@ -21,6 +21,8 @@ from gdflows import problems
 from gdflows.flows import MomentumPrincipalFlow, multipliers, swinging
 from gdflows.flows.base import Flow
 
+FLAT = 1e-9  # hλ of this modulus is rounding's, and differences over it would be too
+
 
 @dataclass(frozen=True, eq=False)
 class Modes:
@@ -68,17 +70,18 @@ def stepped(modes: Modes, h: float, steps: int, beta: float = 0.0) -> Moments:
     lam, g = modes.curvature, modes.slope
     m, w, q, qw, ww = (np.zeros_like(lam) for _ in range(5))
     means, variances = [m], [q]
-    for _ in range(steps):
-        s = modes.variance(m, q)
-        w_next = beta * w + g + lam * m
-        # of v' = βv + λξ + noise, then of ξ' = ξ − hv'
-        ww_next = beta**2 * ww + 2 * beta * lam * qw + lam**2 * q + s
-        cross = beta * qw + lam * q
-        q_next = q - 2 * h * cross + h**2 * ww_next
-        qw, ww = cross - h * ww_next, ww_next
-        m, w, q = m - h * w_next, w_next, q_next
-        means.append(m)
-        variances.append(q)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that runs away
+        for _ in range(steps):
+            s = modes.variance(m, q)
+            w_next = beta * w + g + lam * m
+            # of v' = βv + λξ + noise, then of ξ' = ξ − hv'
+            ww_next = beta**2 * ww + 2 * beta * lam * qw + lam**2 * q + s
+            cross = beta * qw + lam * q
+            q_next = q - 2 * h * cross + h**2 * ww_next
+            qw, ww = cross - h * ww_next, ww_next
+            m, w, q = m - h * w_next, w_next, q_next
+            means.append(m)
+            variances.append(q)
     return Moments(np.array(means), np.array(variances))
 
 
@@ -134,7 +137,7 @@ def principal(modes: Modes, h: float, steps: int, beta: float = 0.0) -> Moments:
     if not beta:
         exact = stepped(modes, h, steps)
         return Moments(exact.mean, np.zeros_like(exact.mean))
-    x, flat = h * lam, lam == 0
+    x, flat = h * lam, np.abs(h * lam) < FLAT
     safe = np.where(flat, 1.0, lam)
     flow = MomentumPrincipalFlow(problems.quadratic([1.0]), h, beta=beta)
     log_z = np.asarray(flow.alpha(x.astype(complex))) * x
@@ -155,9 +158,9 @@ def linear(flow: type[Flow] | object, curvature: np.ndarray, h: float, **setting
     rate, start : ndarray
         As :func:`flowed` takes them.
     """
-    flat = curvature == 0
+    flat = np.abs(h * curvature) < FLAT
     # along a flat direction what it does is the limit of what it does along a flatter and flatter
-    seen = np.where(flat, 1e-9 / h, curvature)
+    seen = np.where(flat, FLAT / h, curvature)
     E = problems.quadratic(torch.from_numpy(seen))
     made = flow(E, h, **settings)
     one = torch.ones(len(seen), dtype=torch.float64)
@@ -167,7 +170,7 @@ def linear(flow: type[Flow] | object, curvature: np.ndarray, h: float, **setting
 
 
 def edge(modes: Modes, h: float, beta: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    r"""hλ at the edge of the method, and the share of mean-square stability that is used up.
+    r"""hλ at the edge of the method, and how much of mean-square stability is used up at least.
 
     Returns
     -------
@@ -176,7 +179,8 @@ def edge(modes: Modes, h: float, beta: float = 0.0) -> tuple[np.ndarray, np.ndar
     used : ndarray
         :math:`h\,\mathbb E\lambda_B^2/\lambda` over :math:`2(1-\beta) +
         \frac{2\beta}{1+\beta}h\lambda`, for each direction that is curved upwards; 0 for others.
-        Above 1 the mean square grows.
+        Above 1 the mean square grows. What a batch's Hessian does between directions is not
+        looked at, and uses up more.
     """
     lam, b = modes.curvature, modes.multiplicative
     up = lam > 0

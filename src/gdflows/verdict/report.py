@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +29,7 @@ class Validity:
     scaling : pandas.DataFrame or None
         With batches: a row for each batch size. ``linear`` and ``root``, the learning rates to
         which the linear and the square-root rule scale; ``noise``, tr Σ/‖g‖² there; ``used``,
-        the share of mean-square stability that is used up at the linear rate; ``apart``, how far
+        how much of mean-square stability is used up at least at the linear rate; ``apart``, how far
         the run at that rate is from the run in use after the steps that are foreseen, in the
         models' measure; ``same``, whether that is within ``tol`` and ``used`` below 1;
         ``dominates``, whether noise is at least 1.
@@ -41,9 +40,11 @@ class Validity:
     edge : float
         hλ at which the method without noise is marginal, 2(1 + β).
     used : float
-        The largest share of mean-square stability that is used up along one of these:
+        How much of mean-square stability is used up *at least*, the most along one of these:
         :math:`h\\,\\mathbb E\\lambda_B^2/\\lambda` over
         :math:`2(1-\\beta) + \\frac{2\\beta}{1+\\beta}h\\lambda`; above 1 the mean square grows.
+        What a batch's Hessian does between directions uses up more. It is little for large
+        batches, and most of it for small ones of many parameters.
     to_edge : float
         Steps until hλ is at the edge at the present pace of sharpening; 0 where it is beyond,
         infinite where it does not sharpen.
@@ -113,7 +114,7 @@ class Validity:
             said.append("Within it later only: " + _spans(late) + ".")
         if not len(good) and not len(late):
             said.append(f"No model is within {self.tol:.0%} of the run in what is foreseen.")
-        if math.isfinite(self.reach):
+        if self.reach < 1e6:
             what = "the curvature or the noise" if self.batch_size else "the curvature"
             said.append(f"Beyond some {max(1, int(self.reach)):,} steps {what} is another.")
         if self.scaling is not None:
@@ -123,8 +124,8 @@ class Validity:
     def _regime(self, x: float) -> str:
         if x >= self.edge:
             return (
-                f"hλ = {x:.3g} is past the edge {self.edge:g}: the swing grows, and only models "
-                "of two points know of it."
+                f"hλ = {x:.3g} is past the edge {self.edge:g}: the swing grows, and no flow of "
+                "one point follows it for long."
             )
         if self.used >= 1:
             return (
@@ -134,7 +135,7 @@ class Validity:
         swings = (1 - self.momentum**0.5) ** 2  # 1 without momentum
         where = f"hλ = {x:.3g}, below the edge {self.edge:g}"
         if self.used > 0 and self.batch_size is not None:
-            where += f" ({self.used:.0%} of mean-square stability used)"
+            where += f" (at least {self.used:.0%} of mean-square stability used)"
         if 0 < self.to_edge < 1e4:
             where += f", which it meets in some {max(1, round(self.to_edge)):,} steps at this pace"
         if x > swings:

@@ -32,10 +32,10 @@ def scaling(
     -------
     pandas.DataFrame
         A row for each batch size, powers of two and the one in use. Columns: ``batch``;
-        ``linear`` and ``root``, the rates; ``noise``, tr Σ/‖g‖²; ``used``, the share of
-        mean-square stability used up at the linear rate; ``apart``, how far the run at the
-        linear rate is then from the run in use, in flow time, by the same measure and estimate as
-        the models' errors; ``same``, whether that is within ``tol`` and ``used`` below 1;
+        ``linear`` and ``root``, the rates; ``noise``, tr Σ/‖g‖²; ``used``, how much of
+        mean-square stability is used up at least at the linear rate; ``apart``, how far the run at
+        the linear rate is then from the run in use, in flow time, by the same measure and estimate
+        as the models' errors; ``same``, whether that is within ``tol`` and ``used`` below 1;
         ``dominates``, whether noise is at least 1.
 
     References
@@ -45,8 +45,7 @@ def scaling(
     1 − β to grow like the batch and ε like its inverse root.
     """
     n = seen.samples
-    sizes = sorted(({2**i for i in range(n.bit_length())} | {batch_size}) - {n})
-    sizes = [size for size in sizes if size < n]
+    sizes = sorted({2**i for i in range(n.bit_length()) if 2**i < n} | {batch_size})
     now = batch_factor(n, batch_size, replacement=replacement)
     square = seen.gradient**2
     rows = []
@@ -57,8 +56,8 @@ def scaling(
         used = float(edge(there, rate, beta)[1].max())
         ratio = factor * seen.noise / square if square else np.inf
         time = max(steps * h, rate)
-        apart = np.inf
-        if time / min(h, rate) <= MOST:
+        apart = 0.0 if size == batch_size else np.inf
+        if apart and time / min(h, rate) <= MOST:
             apart = _apart(_at(seen.modes, h, beta, time), _at(there, rate, beta, time))
         rows.append(
             {
