@@ -61,7 +61,7 @@ def scaled(base: Settings, rule: str, kappa: float) -> Settings | None:
     "scaling-rules",
     keys=("rule", "batch", "svag", "samples", "seed"),
     check=lambda c: {
-        "samples": c["every"], "batches": c["batches"].split(",")[0],
+        "samples": c["every"], "batches": c["batches"].split(",")[-1],
         "rules": c["rules"].split(",")[0], "svag": "", "svag_at": "",
     },
     picture=draw,
