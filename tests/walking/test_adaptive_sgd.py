@@ -33,7 +33,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("optimizer", KINDS)
-@pytest.mark.parametrize("noise", ["gaussian", "batches"])
+@pytest.mark.parametrize("noise", ["gaussian", "batches", "epochs"])
 def test_a_path_is_that_of_torchs_optimiser(net, optimizer, noise):
     E, model = net
     ours, theirs = KINDS[optimizer]
@@ -43,6 +43,8 @@ def test_a_path_is_that_of_torchs_optimiser(net, optimizer, noise):
     def gradients(k, theta):
         if noise == "batches":
             return law.of_batches(theta[None], draws.batches(12, 3, False))[0]
+        if noise == "epochs":
+            return law.of_batches(theta[None], draws.next_batches(12, 3))[0]
         return E.grad(theta) - law.apply(theta[None], draws.normal())[0]
 
     expected = torchs_own(optimizer, E, h, gradients, **theirs)
