@@ -30,14 +30,17 @@ def test_the_map_of_centre_and_rod_is_gradient_descent(valley):
     torch.testing.assert_close(-rod + H * half, (w[2] - w[1]) / 2, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("n", range(4))
+ORDERS = [0, 1, 2, 3, "optimal"]
+
+
+@pytest.mark.parametrize("n", ORDERS)
 def test_each_term_brings_the_rod_closer_on_the_valley(valley, n):
     """Largest distance from gradient descent's iterates over 200 steps; measured, then doubled."""
     E, gd = valley
     flow = PrincipalRodFlow(E, H, order=n)
     path = gf.integrate(flow, E.theta0, times=gd.times)
     gap = float((flow.iterates(path) - gd.states).abs().max())
-    assert gap < (1.9, 0.1, 0.02, 0.004)[n]
+    assert gap < dict(zip(ORDERS, (1.9, 0.1, 0.02, 0.004, 0.02), strict=True))[n]
     if n == 3:
         rod = RodFlow(E, H)
         published = rod.iterates(gf.integrate(rod, E.theta0, times=gd.times))
@@ -56,15 +59,15 @@ def missed(n, s):
     return float(torch.linalg.vector_norm(gap))
 
 
-@pytest.mark.parametrize("n", range(4))
+@pytest.mark.parametrize("n", ORDERS)
 def test_order_of_the_local_error(n):
     sizes = np.array([0.01, 0.02, 0.04])
     errors = [missed(n, s) for s in sizes]
     slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
-    assert slope == pytest.approx(n + 3, abs=0.15)
+    assert slope == pytest.approx((3 if n == "optimal" else n) + 3, abs=0.15)
 
 
-@pytest.mark.parametrize("n", range(4))
+@pytest.mark.parametrize("n", ORDERS)
 def test_the_rod_s_rate_is_the_logarithm_of_its_multiplier(n):
     """Along an eigenvector of a quadratic all orders are exact, for any hλ in (1, 3)."""
     for x in (1.05, 1.5, 2.0, 2.9):
@@ -230,12 +233,25 @@ def test_the_push_of_a_rod_that_doubles_in_each_step():
     x, q = 3.0 / H, 0.7  # m = 2; E = ½ λ x² + ½ q x² y: pushes y by q x² a time, and nothing else
     E = gf.Objective(lambda w: 0.5 * x * w[0] ** 2 + 1e-9 * q * w[0] ** 2 * w[1], dim=2)
     rod = torch.tensor([0.1, 0.0], dtype=f64)
-    for n in range(4):
+    for n in ORDERS:
         flow = PrincipalRodFlow(E, H, order=n, noise=0)
         flow.start = lambda theta, flow=flow: (theta, flow._polar(rod))
         path = gf.integrate(flow, torch.zeros(2, dtype=f64), times=[0.0, H], rtol=1e-10)
         expected = -H * 1e-9 * q * 0.1**2
         assert float(path.states[-1, 1]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("terms", "total"),
+    [((1, 0.9, -0.8, 0.7), 1.8), ((1, 0.5, -1, 0.1), 1.5), ((2, -3, 0.1), 0.5 + 0.05)],
+    ids=["shrinking", "a term twice as large", "half left out"],
+)
+def test_a_series_ends_where_its_terms_grow(terms, total):
+    """A term is left out by as much as it is larger than the one before it, and all after it."""
+    E = gf.problems.valley()
+    best = PrincipalRodFlow(E, H, order="optimal")
+    assert best._sum(list(terms), abs) == pytest.approx(total)
+    assert PrincipalRodFlow(E, H, order=3)._sum(list(terms), abs) == pytest.approx(sum(terms))
 
 
 BAD = {

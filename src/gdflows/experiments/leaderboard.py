@@ -46,6 +46,7 @@ MODELS: dict[str, Callable[[Objective, float], Flow]] = {
     "rod": models.RodFlow,
     "edge": models.EdgeFlow,
     **{f"principal rod {n}": partial(models.PrincipalRodFlow, order=n) for n in range(4)},
+    "principal rod": partial(models.PrincipalRodFlow, order="optimal"),
 }
 OPTIONS = {"noise": {"noise": "measured"}, "float": {"noise": "float"}, "no noise": {"noise": 0.0},
            "slow": {"start": "slow"}, "pair": {"start": "pair"}}  # fmt: skip
@@ -98,9 +99,9 @@ def leaderboard(
         Steps for which they are followed.
     flows : sequence of str or Flow, or dict of name and Flow
         Models by name, or flows of your own. Names: NGF, IGR, order 2 … 4, PF, PF + term,
-        central, self-stabilisation, rod, edge, principal rod 0 … 3; rods and edge with
-        ``+ noise`` (measured), ``+ float`` (that of the format), ``+ slow`` or, for principal
-        rods, ``+ no noise``, ``+ float``, ``+ pair``.
+        central, self-stabilisation, rod, edge, principal rod (to optimal order), principal rod
+        0 … 3; rods and edge with ``+ noise`` (measured), ``+ float`` (that of the format),
+        ``+ slow`` or, for principal rods, ``+ no noise``, ``+ float``, ``+ pair``.
     every : int
         Steps between two rows.
     rtol : float

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gdflows.errors import InputError
-from gdflows.flows.decay import series
 from gdflows.flows.rod import Rod, visible_length
 from gdflows.lengths import length
 from gdflows.objective import Objective
@@ -50,10 +51,10 @@ class PrincipalRodFlow(Rod):
         The loss.
     lr : float
         The learning rate h of gradient descent.
-    order : int
+    order : int or "optimal"
         n, 0 … 3; 2(n + 1) gradients an evaluation, and one more where the rod grows or shrinks
-        fast. Order 3 follows an outbreak best, at twice the cost of order 1; order 2 is better
-        than order 1 only while nothing swings much (chapter *Two points at once*).
+        fast. "optimal" takes the terms of order 3, each series as far as they do not grow: at an
+        outbreak, where log m changes by as much as itself in a step, they do.
     noise : float, "float" or "measured"
         As for :class:`RodFlow`, but by default "measured".
     start : {"slow", "pair"}
@@ -80,45 +81,59 @@ class PrincipalRodFlow(Rod):
         objective: Objective,
         lr: float,
         *,
-        order: int = 1,
+        order: int | Literal["optimal"] = 1,
         noise: float | Literal["float", "measured"] = "measured",
         start: Literal["slow", "pair"] = "slow",
     ):
-        if order not in range(4):
-            raise InputError(f"order must be 0, 1, 2 or 3, got {order!r}.")
-        self.order = order
+        if order != "optimal" and order not in range(4):
+            raise InputError(f"order must be 0, 1, 2, 3 or 'optimal', got {order!r}.")
+        self.optimal = order == "optimal"
+        self.order = 3 if self.optimal else order
         super().__init__(objective, lr, noise=noise, start=start)
-        #: Weights of the increments 0 … n: Σ (−1)^{j−1}/j Δ^{j−1}, multiplied out.
-        self.weights = [
-            sum(math.comb(j, i) / (j + 1) for j in range(i, order + 1)) * (-1) ** i
-            for i in range(order + 1)
-        ]
 
     def field(self, theta: Tensor, *, direction: Tensor, log_length: Tensor):
         h, centre = self.lr, theta
         v = direction / torch.linalg.vector_norm(direction)
         size = visible_length(theta, log_length)
         rod, along = size * v, size
-        centre_rate, turn, growth = torch.zeros_like(centre), torch.zeros_like(v), 0.0
-        logarithm = 0.0
-        for i, weight in enumerate(self.weights):
+        moves, turns, logs = [], [], []
+        for _ in range(self.order + 1):
             mean, half = self._halves(centre, rod)
-            moved = h * half - rod
-            if i == 0:
-                push = self._push(theta, mean, float(torch.dot(v, moved)) / along, size)
-            centre_rate -= weight * mean
-            turn += weight / (h * size) * (moved - rod)
-            centre, rod = centre - h * mean, moved
+            centre, moved = centre - h * mean, h * half - rod
+            moves.append(-mean)
+            turns.append((moved - rod) / (h * size))
             # Of the rod only what lies along it at first: the rest decays, and swings in the map.
-            before, along = along, float(torch.dot(v, rod))
-            found = self._logarithm(along, before)
-            # Where it collapses within the next steps, differences would tell nothing.
-            near = found if i == 0 else min(max(found, logarithm - JUMP), logarithm + JUMP)
-            growth, logarithm = growth + weight / h * near, near
-        return centre_rate + push, {
-            "direction": turn - torch.dot(v, turn) * v,
-            "log_length": self._growth(v.new_tensor(growth), theta, log_length).reshape(1),
+            rod, before, along = moved, along, float(torch.dot(v, moved))
+            logs.append(self._logarithm(along, before))
+        rate = self._pushed(theta, moves, 1 + h * float(torch.dot(v, turns[0])), size)
+        turn = self._sum([d - torch.dot(v, d) * v for d in _terms(turns)], _norm)
+        return rate, {
+            "direction": turn,
+            "log_length": self._growth(v.new_tensor(self._rate(logs)), theta, log_length).reshape(
+                1
+            ),
         }
+
+    def _sum(self, terms: list, size: Callable, least: float = 0.0):
+        """A series' sum; to optimal order, as far as its terms do not grow."""
+        total, share, last = terms[0], 1.0, max(size(terms[0]), least)
+        for term in terms[1:]:
+            if self.optimal:
+                here = size(term)
+                share *= _fade(here / last) if last > 0 else 1.0
+                if share == 0:
+                    break
+                last = here
+            total = total + share * term
+        return total
+
+    def _rate(self, logs: list[float]) -> float:
+        """The rate of log ‖ε‖, from log m at the iterates."""
+        if not self.optimal:
+            # Where it collapses within the next steps, differences would tell nothing.
+            for i in range(1, len(logs)):
+                logs[i] = min(max(logs[i], logs[i - 1] - JUMP), logs[i - 1] + JUMP)
+        return self._sum(_terms(logs), abs, least=1.0) / self.lr
 
     @staticmethod
     def _logarithm(after: float, before: float) -> float:
@@ -126,13 +141,33 @@ class PrincipalRodFlow(Rod):
             return -LOWEST
         return max(math.log(after / before), -LOWEST)
 
-    def _push(self, theta: Tensor, mean: Tensor, multiplier: float, size: float) -> Tensor:
-        """What the differences leave out of log(r)/(r − 1) b, where r is far from 1."""
+    def _pushed(self, theta: Tensor, moves: list[Tensor], multiplier: float, size: float) -> Tensor:
+        """The centre's rate, with what the rod pushes it by summed as a geometric series."""
         y = max(multiplier, SHRINKS) ** 2 - 1
         share = (abs(y) - STEEP) / STEEP
         if share < 0 or size < PUSHES * length(theta):
-            return torch.zeros_like(mean)
-        missing = (math.log1p(y) - series(y, self.order)) / y
+            return self._sum(_terms(moves), _norm)
         # in gently, so that a solver sees no jump
-        missing *= 1.0 if share > 1 else share**2 * (3 - 2 * share)
-        return missing * (self.objective.grad(theta) - mean)
+        share = 1.0 if share > 1 else share**2 * (3 - 2 * share)
+        push = share * (self.objective.grad(theta) + moves[0])
+        rest = [move - (1 + y) ** i * push for i, move in enumerate(moves)]
+        return self._sum(_terms(rest), _norm) + math.log1p(y) / y * push
+
+
+def _terms(values: list) -> list:
+    """(−1)^{j−1}/j Δ^{j−1} of the first of some increments, j = 1, 2, …: the logarithm's series."""
+    terms = []
+    for j in range(1, len(values) + 1):
+        terms.append(values[0] * ((-1) ** (j - 1) / j))
+        values = [after - before for before, after in pairwise(values)]
+    return terms
+
+
+def _fade(ratio: float) -> float:
+    """1 for a term that is no larger than the one before it, 0 for twice as large."""
+    x = min(max(2 - ratio, 0.0), 1.0)
+    return x * x * (3 - 2 * x)
+
+
+def _norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x))
