@@ -101,7 +101,7 @@ def test_without_noise_it_is_the_rod_of_heavy_ball():
     flow = StochasticRodFlow(E, h, covariance=0.0, beta=beta, rank=1, swing="two-point")
     second = q / a**2 * torch.outer(tensor(a, b), tensor(a, b))
     rate, rates = flow.field(c, directions=u[None], covariance=second, velocity=velocity)
-    rod = MomentumRodFlow(E, h, momentum=beta)
+    rod = MomentumRodFlow(E, h, beta=beta)
     length = tensor(math.log(q**0.5 / abs(a)))
     said, wanted = rod.field(
         c, velocity=velocity, direction=torch.cat([a * u, b * u]), log_length=length

@@ -49,7 +49,7 @@ def measure(
         noise = flows.PerSampleNoise(objective, batch_size, replacement=replacement)
         rate, _ = linear(
             flows.StochasticModifiedEquation, np.array([sharpest]), lr,
-            covariance=0.0, order=2, momentum=momentum,
+            covariance=0.0, order=2, beta=momentum,
         )  # fmt: skip
         needed = math.ceil(lr * sharpest * float(rate[0]) / STIFF)
         parts = min(max(FINER, needed), MOST)
@@ -106,7 +106,7 @@ def _made(name: str, E: Objective, lr: float, beta: float, noise, rank: int, par
         )
         return flow, {"method": "rk4", "step": lr}
     order = int(name[-1])
-    flow = flows.StochasticModifiedEquation(E, lr, covariance=noise, order=order, momentum=beta)
+    flow = flows.StochasticModifiedEquation(E, lr, covariance=noise, order=order, beta=beta)
     return flow, {"step": lr / parts}
 
 

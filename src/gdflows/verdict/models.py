@@ -61,7 +61,7 @@ def predicted(model: str, modes: Modes, settings: Settings, steps: int, truth: M
         return _stochastic_rod(modes, h, steps, settings.rank, truth)
     if model.startswith("SDE"):
         order = int(model[-1])
-        given = {"covariance": 0.0, "order": order, "momentum": beta}
+        given = {"covariance": 0.0, "order": order, "beta": beta}
         rate, start = linear(flows.StochasticModifiedEquation, lam, h, **given)
         return flowed(modes, h, steps, rate, start, noise=h / (1 - beta) ** 2)
     return _of_order(modes, h, steps, beta, {"NGF": 0, "IGR": 1, "order 2": 2}[model])
