@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
-from gdflows.arguments import number, whole
+from gdflows.arguments import chosen, number, whole, wholes
 from gdflows.errors import InputError, IntegrationError
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
@@ -156,13 +156,8 @@ def run(
     on there at batches of the size, the squared gradient and its variance, in the mean over all
     runs; Adam's m is zero, and nothing is corrected.
     """
-    wanted = [name.strip() for name in rules.split(",")]
-    for name in wanted:
-        if name not in RULES:
-            raise InputError(f"Unknown rule {name!r}; choose among {', '.join(RULES)}.")
-    sizes = [whole(int(b), "Each of batches") for b in batches.split(",")]
-    ls = [whole(int(m), "Each of svag") for m in svag.split(",") if m.strip()]
-    at = [whole(int(b), "Each of svag_at") for b in svag_at.split(",") if b.strip()]
+    wanted, sizes = chosen(rules, "rule", RULES), wholes(batches, "batches")
+    ls, at = wholes(svag, "svag"), wholes(svag_at, "svag_at")
     if bool(ls) != bool(at):
         raise InputError("svag and svag_at go together: which l, and at which batch sizes.")
     base, every, samples = whole(base, "base"), whole(every, "every"), whole(samples, "samples")

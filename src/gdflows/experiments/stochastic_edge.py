@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
-from gdflows.arguments import whole
+from gdflows.arguments import chosen, whole, wholes
 from gdflows.curvature import Tracker, batch_sharpness, top_eigenpairs
 from gdflows.errors import InputError, IntegrationError, NonFiniteError
 from gdflows.experiments.registry import study
@@ -127,14 +127,10 @@ def run(
     :math:`\\Delta S = h\\beta\\sigma_u^2/(4\\alpha)`, its α, β and σ² taken along the rod's path
     (α ≤ 0: no row).
     """
-    wanted = [name.strip() for name in models.split(",")]
-    for name in wanted:
-        if name not in MODELS:
-            raise InputError(f"Unknown model {name!r}; choose among {', '.join(MODELS)}.")
+    wanted, sizes = chosen(models, "model", MODELS), wholes(batches, "batches")
     steps, every = whole(steps, "steps"), whole(every, "every")
     if every > steps:
         raise InputError(f"every must be at most steps = {steps}, got {every}.")
-    sizes = [whole(int(b), "Each of batches") for b in batches.split(",")]
     rows = []
     for seed in progress(range(whole(seeds, "seeds")), "seed"):
         E = training_loss(network, widths, activation, scale, data, n, seed, device, loss=loss)
