@@ -2,6 +2,7 @@
 
     pip install 'gdflows[bench]'
     python benchmarks/bench_paths.py [--paths 10000] [--dim 100] [--steps 1000] [--out FOLDER]
+    python benchmarks/bench_paths.py --where [--out FOLDER]
 
 First one call: all paths, all dimensions, all steps. Then Euler-Maruyama at equal step and noise
 (additive, isotropic) beside a Python loop over the paths, and torchsde's Euler scheme, taking
@@ -10,8 +11,9 @@ out by hand. They are given fewer paths or steps, and their times are scaled up 
 which the table says. Last, steps for equal error, in two cases: the mean of θ₁ under two noises
 that do not commute, and the mean square under additive noise in many dimensions, where torchsde has
 a scheme of higher order too. The reference is the weak second-order scheme with more steps and
-paths. Seconds are those of the processor, on one thread, so that other work on the machine does not
-count.
+paths. With --where, in place of all that: what of the time goes into random numbers and gradients,
+which at equal scheme are everybody's. Seconds are those of the processor, on one thread, so that
+other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 
 import gdflows as gf
 from gdflows.objective.batched import Batched
+from gdflows.walking.draws import Draws
 
 
 def problem(dim: int):
@@ -128,6 +131,43 @@ def at_equal_scheme(dim, paths, steps, repeats) -> list[dict]:
                 }
             )
     return found
+
+
+def where(dim, paths, steps, repeats) -> pd.DataFrame:
+    """Seconds of all, and of their parts alone: random numbers, and gradients at all paths."""
+    rows = []
+    for dtype in (torch.float64, torch.float32):
+        short = max(1, steps // 100)
+        batched = Batched(problem(dim)[0])
+        x = torch.full((paths, dim), 0.5, dtype=dtype)
+        draws = Draws(0, 0, x, paths, dim)
+
+        def numbers(draws=draws, short=short):
+            for _ in range(short):
+                draws.normal()
+
+        def gradients(batched=batched, x=x, short=short):
+            for _ in range(short):
+                batched.grad(x)
+
+        calls = {"gdflows": ours(dim, paths, short, dtype, method="euler-maruyama")}
+        calls |= {"random numbers": numbers, "gradients": gradients}
+        try:
+            import torchsde  # noqa: F401, whether it is there
+
+            calls["torchsde"] = with_torchsde(dim, paths, short, dtype, by_hand=False)
+        except ImportError as e:
+            print("without torchsde:", e)
+        taken = {name: [] for name in calls}
+        for _ in range(repeats):
+            for name, call in calls.items():
+                taken[name].append(seconds(call) * steps / short)
+        for name, times in taken.items():
+            row = {"dtype": str(dtype).removeprefix("torch."), "part": name}
+            rows.append(row | {"seconds for all": statistics.median(times)})
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+    return table
 
 
 def in_one_call(dim, paths, steps) -> list[dict]:
@@ -260,17 +300,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--weak-paths", type=int, default=100_000)
+    parser.add_argument("--where", action="store_true", help="where the time goes, alone")
     parser.add_argument("--out", help="folder for a record of the result")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = {k: v for k, v in vars(options).items() if k != "out"}
+    config = {k: v for k, v in vars(options).items() if k not in ("out", "where")}
+    made, title = compare, "beside a plain loop and torchsde, and for equal error"
+    if options.where:
+        made, title = where, "where the time of Euler and Maruyama's scheme goes"
+        del config["weak_paths"]
     if options.out:
+        kind = "paths, where" if options.where else "paths"
         gf.runs.record(
-            options.out, {"benchmark": "paths", **config}, lambda: compare(**config),
-            title="Many paths at once: beside a plain loop and torchsde, and for equal error",
+            options.out, {"benchmark": kind, **config}, lambda: made(**config),
+            title=f"Many paths at once: {title}",
         )  # fmt: skip
     else:
-        compare(**config)
+        made(**config)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_minibatches_momentum_and_divergence():
 
 
 def test_arguments_are_checked():
-    with pytest.raises(InputError, match="joined by commas"):
+    with pytest.raises(InputError, match="rates must be numbers"):
         carry_out("drift-rates", SHORT | {"rates": "a"})
     with pytest.raises(InputError, match="at least 1"):
         carry_out("drift-rates", SHORT | {"rows": 0})

@@ -41,7 +41,7 @@ def test_its_start_is_a_minimum_whose_trace_is_the_hessians():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"ways": "labels,both"}, "ways must be"),
+        ({"ways": "labels,both"}, "Unknown way"),
         ({"rates": "fast"}, "rates must be"),
         ({"unit": "norm"}, "unit must be"),
         ({"size": 0.0}, "size"),

@@ -68,6 +68,36 @@ def test_waiting_goes_on_from_where_each_run_is():
     assert table.loss[32, 0] == pytest.approx(sum(float(E.value(row)) for row in x) / 2)
 
 
+def test_averages_are_kept_and_scaled():
+    """Of Adam after a wait, each run its own; by hand."""
+    given = {**SMALL, "optimizer": "adam", "lr": 0.02, "paths": 2, "base": 4, "wait": 16}
+    given |= {"beta1": 0.8, "beta2": 0.9, "batches": "8", "rules": "sqrt,none"}
+    table = run(**given, averages="kept").set_index(["rule", "samples"])
+    E = training_loss("mlp", "6", "tanh", 1.0, "gratings", 30, 0, "cpu")
+
+    def walk(theta, size, steps, averages, seed, lr=0.02, betas=(0.8, 0.9), eps=1e-8):
+        noise = gf.flows.PerSampleNoise(E, size, replacement=True)
+        return gf.walking.adaptive_sgd(
+            E, theta, lr, steps, covariance=noise, noise="batches", optimizer="adam",
+            betas=betas, eps=eps, averages=averages, paths=2, seed=seed,
+        )  # fmt: skip
+
+    single = gf.flows.PerSampleNoise(E, 1, replacement=True)
+    nu = E.grad(E.theta0) ** 2 + single.variances(E.theta0[None])[0] / 4
+    settled = gf.flows.Averages(torch.zeros_like(nu), nu, 10**6)
+    waited = walk(E.theta0, 4, 4, settled, 1)
+    first, second = waited.memory[:, : E.dim], waited.memory[:, E.dim : 2 * E.dim]
+    assert waited.memory.shape == (2, 2 * E.dim + 1) and bool(first.any())
+    same = walk(waited.last, 8, 4, gf.flows.Averages(first, second, 10**6), 0)
+    half = gf.flows.Averages(first, second / 2, 10**6)
+    root = walk(waited.last, 8, 4, half, 0, 0.02 * 2**0.5, (0.6, 0.8), 1e-8 / 2**0.5)
+    for rule, seen in {"none": same, "sqrt": root}.items():
+        loss = sum(float(E.value(row)) for row in seen.last) / 2
+        assert table.loss[rule, 32] == pytest.approx(loss, rel=1e-9)
+    with pytest.raises(InputError, match="averages have 1 and 1 rows for 2 paths"):
+        walk(waited.last, 8, 4, gf.flows.Averages(first[:1], second[:1], 3), 0)
+
+
 def test_what_runs_away_is_told():
     table = run(**SMALL, rules="linear", lr=1e6)
     assert set(table.failure) <= {"blow-up", "non-finite", ""}
@@ -82,6 +112,8 @@ def test_what_runs_away_is_told():
         ({"samples": 20}, "samples must be a multiple"),
         ({"svag": "2"}, "go together"),
         ({"wait": 3}, "wait must be a multiple"),
+        ({"averages": "kept", "wait": 8}, "RMSProp and Adam after a wait"),
+        ({"averages": "kept", "optimizer": "adam"}, "RMSProp and Adam after a wait"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

@@ -31,7 +31,7 @@ def test_the_table():
         assert full.foreseen[model, step] == pytest.approx(said[model, step], rel=1e-5)
     assert (full.until <= full.known).all()
     noisy = table[table.case != "0.01@5"]
-    assert set(noisy.model) == {"NGF", "SDE 1", "SDE 2"}  # no rod has momentum and noise
+    assert set(noisy.model) == {"NGF", "SDE 1", "SDE 2"}  # rods with momentum are asked for
     assert np.isfinite(noisy.error).all()
 
 

@@ -31,7 +31,7 @@ def torch_iterates(E, theta, lr, steps, nesterov):
 def test_the_map_is_torch_s(nesterov):
     E = gf.problems.banana()
     theta = torch.tensor([0.3, 0.4], dtype=f64)
-    flow = MomentumRodFlow(E, 0.01, momentum=BETA, nesterov=nesterov)
+    flow = MomentumRodFlow(E, 0.01, beta=BETA, nesterov=nesterov)
     z = torch.cat([theta, torch.zeros(2, dtype=f64)])
     for expected in torch_iterates(E, theta, 0.01, 5, nesterov)[1:]:
         z = flow.step(z)
@@ -46,7 +46,7 @@ def test_the_rod_is_marginal_at_torch_s_edge(nesterov, order):
     # (Further below, the oscillating modes of heavy ball spiral: z is complex there.)
     for x in (0.998 * edge, edge, 1.03 * edge):
         E = gf.problems.quadratic(torch.tensor([x / h], dtype=f64))
-        flow = MomentumRodFlow(E, h, momentum=BETA, nesterov=nesterov, order=order)
+        flow = MomentumRodFlow(E, h, beta=BETA, nesterov=nesterov, order=order)
         columns = [flow.step(e) for e in torch.eye(2, dtype=f64)]
         values, vectors = np.linalg.eig(torch.stack(columns, 1).numpy())
         z, mode = min(zip(values.real, vectors.real.T, strict=True), key=lambda pair: pair[0])
@@ -74,7 +74,7 @@ def test_the_second_term_brings_it_closer_in_the_valley(nesterov):
     gd = torch_iterates(E, theta, h, 300, nesterov)
     gaps = []
     for order in (0, 1):
-        flow = MomentumRodFlow(E, h, momentum=BETA, nesterov=nesterov, order=order)
+        flow = MomentumRodFlow(E, h, beta=BETA, nesterov=nesterov, order=order)
         times = [h * k for k in range(301)]
         path = gf.integrate(flow, theta, times=times, rtol=1e-8, max_evaluations=10**5)
         gaps.append(float((flow.iterates(path) - gd).norm(dim=1)[100:].max()))
@@ -86,15 +86,15 @@ def test_without_momentum_it_is_the_rod_flow():
     E = gf.problems.valley()
     path, rod = (
         gf.integrate(flow, E.theta0, t=1.0, rtol=1e-10)
-        for flow in (MomentumRodFlow(E, 0.05, momentum=0.0), RodFlow(E, 0.05))
+        for flow in (MomentumRodFlow(E, 0.05, beta=0.0), RodFlow(E, 0.05))
     )
     torch.testing.assert_close(path.states[-1], rod.states[-1], rtol=1e-6, atol=1e-7)
 
 
 def test_bad_input():
     E = gf.problems.valley()
-    with pytest.raises(InputError, match="momentum must be"):
-        MomentumRodFlow(E, 0.1, momentum=1.0)
+    with pytest.raises(InputError, match="beta must be"):
+        MomentumRodFlow(E, 0.1, beta=1.0)
     with pytest.raises(InputError, match="order must be 0 or 1"):
         MomentumRodFlow(E, 0.1, order=2)
     with pytest.raises(InputError, match="use field"):

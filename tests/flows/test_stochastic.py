@@ -234,7 +234,7 @@ def test_weak_order_on_a_parabola(order, beta, nesterov):
     errors = []
     for h in (0.02, 0.01, 0.005):
         flow = SME(
-            parabola(), h, covariance=SIGMA, order=order, momentum=beta, nesterov=nesterov
+            parabola(), h, covariance=SIGMA, order=order, beta=beta, nesterov=nesterov
         )
         mean, cov = flow_moments(flow, start, t)
         m, c = sgd_moments(h, start, round(t / h), beta, nesterov)
@@ -270,9 +270,9 @@ def test_stationary_variances(hl):
 
 def test_drift_and_start_are_the_methods_own():
     E, theta = gf.problems.banana(), torch.tensor([[0.3, 0.2], [-1.0, 0.5]], dtype=f64)
-    for kwargs in ({}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}):
+    for kwargs in ({}, {"beta": 0.9}, {"beta": 0.5, "nesterov": True}):
         own = Nesterov if kwargs.get("nesterov") else HeavyBall
-        own = own(E, 0.001, beta=kwargs.get("momentum", 0.0))
+        own = own(E, 0.001, beta=kwargs.get("beta", 0.0))
         flow = SME(E, 0.001, covariance=1.0, **kwargs)
         expected = torch.stack([own.vector_field(row) for row in theta])
         torch.testing.assert_close(flow.drift(theta), expected, rtol=1e-11, atol=1e-11)
@@ -382,8 +382,8 @@ def test_a_covariance_that_turns_negative_on_the_way_is_refused():
     [
         ({"order": 4}, "order"),
         ({"order": 1, "mended": True}, "mended"),
-        ({"momentum": 0.9, "mended": True}, "momentum"),
-        ({"momentum": 1.0}, "momentum"),
+        ({"beta": 0.9, "mended": True}, "momentum"),
+        ({"beta": 1.0}, "beta"),
         ({"nesterov": True}, "momentum"),
     ],
 )

@@ -363,6 +363,29 @@ def test_a_network(net):
     np.testing.assert_allclose(measured.error, measured.foreseen, rtol=0.5)
 
 
+def test_the_rod_of_heavy_ball_is_foreseen_and_measured():
+    E = gf.problems.quadratic(torch.tensor([3.1, 1.7, 0.4, 0.02], dtype=f64))
+    theta, h, beta = torch.tensor([1.0, -0.5, 2.0, 3.0], dtype=f64), 1.0, 0.6
+    seen = gf.validity(E, theta, h, momentum=beta, steps=20)
+    found = seen.measured([1, 3, 8, 20], models=["rod", "NGF"]).set_index(["model", "step"])
+    assert (found.failure == "").all()
+    np.testing.assert_allclose(found.error, found.foreseen, rtol=2e-2)
+    # what swings it has, and a velocity from rest
+    assert (found.error["rod"] < 0.3 * found.error["NGF"]).all()
+
+
+def test_the_stochastic_rod_of_heavy_ball_is_foreseen_and_measured():
+    E, theta = regression()
+    seen = gf.validity(E, theta, 0.4, 10, momentum=0.8, steps=30, top=3)
+    assert seen.table.model.tolist()[-1] == "stochastic rod"
+    found = seen.measured([2, 8, 30], models=["stochastic rod", "NGF"], paths=400)
+    found = found.set_index(["model", "step"])
+    assert (found.failure == "").all()
+    rod = found.loc["stochastic rod"]
+    np.testing.assert_allclose(rod.error, rod.foreseen, rtol=0.3, atol=0.02)
+    assert (rod.error < 0.75 * found.loc["NGF"].error).all()
+
+
 def test_all_of_the_data_is_no_batch(net):
     seen = gf.validity(net, net.theta0, 0.05, 40)
     assert seen.batch_size is None and seen.scaling is None and seen.situation == "full batch"

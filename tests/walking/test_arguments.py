@@ -80,7 +80,7 @@ def test_refused_by_descend(given, words):
         (gf.flows.CentralFlow, {"horizon": NAN}),
         (gf.flows.CentralFlow, {"tol": -1}),
         (gf.flows.SelfStabilisation, {"tol": "x"}),
-        (gf.flows.MomentumRodFlow, {"momentum": "x"}),
+        (gf.flows.MomentumRodFlow, {"beta": "x"}),
         (gf.flows.PrincipalRodFlow, {"noise": NAN}),
         (gf.flows.Truncated, {"order": 1.5}),
     ],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
-from gdflows.arguments import whole
+from gdflows.arguments import chosen, whole
 from gdflows.curvature import Tracker
 from gdflows.errors import ConvergenceError, InputError, IntegrationError
 from gdflows.experiments.registry import study
@@ -141,10 +141,7 @@ def run(
     centre, the rod with the half-rod that is there (of gradient descent at the iterate, which it
     splits by itself).
     """
-    wanted = [name.strip() for name in models.split(",")]
-    for name in wanted:
-        if name not in MODELS:
-            raise InputError(f"Unknown model {name!r}; choose among {', '.join(MODELS)}.")
+    wanted = chosen(models, "model", MODELS)
     wait, steps, every = whole(wait, "wait", SIDE), whole(steps, "steps"), whole(every, "every")
     if every > steps:
         raise InputError(f"every must be at most steps = {steps}, got {every}.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
+from gdflows.arguments import chosen
 from gdflows.curvature import Tracker
 from gdflows.errors import ConvergenceError, InputError, IntegrationError
 from gdflows.experiments.registry import study
@@ -106,10 +107,7 @@ def constrained(
     ----------
     Damian, Nichani and Lee (2023), sections 4 and 5; Cohen et al. (2025).
     """
-    wanted = [name.strip() for name in models.split(",") if name.strip()]
-    for name in wanted:
-        if name not in FLOWS:
-            raise InputError(f"Unknown model {name!r}; choose among {', '.join(FLOWS)}.")
+    wanted = chosen(models, "model", FLOWS)
     if steps < 1 or seeds < 1:
         raise InputError(f"steps and seeds must be at least 1, got {steps} and {seeds}.")
     tables = []

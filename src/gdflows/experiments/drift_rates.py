@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gdflows import curvature
+from gdflows.arguments import numbers
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.registry import study
 from gdflows.experiments.trial.tasks import Task, task
@@ -105,8 +106,11 @@ def drift_rates(
     planned = [
         (method, value, seed)
         for seed in range(seeds)
-        for method, values in (("fixed", rates), ("dal", powers))
-        for value in _numbers(values)
+        for method, values in (
+            ("fixed", numbers(rates, "rates")),
+            ("dal", numbers(powers, "powers")),
+        )
+        for value in values
     ]
     for method, value, seed in log.through(planned):
         network = what.network(seed)
@@ -167,10 +171,3 @@ def _follow(what: Task, network, optimizer: DAL, seed: int, steps: int, every: i
 
 def _flat(network) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-
-def _numbers(values: str) -> list[float]:
-    try:
-        return [float(v) for v in values.split(",")] if values else []
-    except ValueError:
-        raise InputError(f"Numbers joined by commas are needed, got {values!r}.") from None

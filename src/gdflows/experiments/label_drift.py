@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import problems
-from gdflows.arguments import number, whole
+from gdflows.arguments import chosen, number, numbers, whole
 from gdflows.errors import InputError
 from gdflows.experiments.registry import study
 from gdflows.experiments.samples import samples
@@ -97,25 +97,19 @@ def label_drift(
     ----------
     Blanc et al. (2020), Damian, Ma and Lee (2021), Li, Wang and Arora (2022).
     """
-    chosen = [way.strip() for way in ways.split(",")]
-    if not set(chosen) <= set(WAYS):
-        raise InputError(f"ways must be some of {', '.join(WAYS)}, got {ways!r}.")
-    try:
-        scaled = [float(part) for part in rates.split(",")]
-    except ValueError:
-        raise InputError(f"rates must be numbers with commas between, got {rates!r}.") from None
+    wanted, scaled = chosen(ways, "way", WAYS), numbers(rates, "rates")
     if unit not in ("sharpness", "trace"):
         raise InputError(f"unit must be 'sharpness' or 'trace', got {unit!r}.")
     size, n = number(size, "size", positive=True), whole(n, "n")
     rows = []
-    with Progress(seeds * len(chosen) * len(scaled)) as shown:
+    with Progress(seeds * len(wanted) * len(scaled)) as shown:
         for seed in range(whole(seeds, "seeds")):
             E, test = _network(data, n, hidden, seed, device)
             noise = LabelNoise(E, size**2)
             start = noise.fitted(descend(E, E.theta0, 0.05, FIRST, every=FIRST).states[-1])
             values = torch.linalg.eigvalsh(E.hessian(start))
             scale = float(values[-1] if unit == "sharpness" else values.sum())
-            for way in chosen:
+            for way in wanted:
                 for rate in scaled:
                     h = rate / scale
                     row = {"seed": seed, "way": way, "rate": rate, "lr": h}

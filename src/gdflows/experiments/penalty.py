@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import probes, problems
+from gdflows.arguments import numbers
 from gdflows.errors import InputError
 from gdflows.experiments.registry import study
 from gdflows.experiments.samples import samples
@@ -80,8 +81,8 @@ def gradient_penalty(
     ----------
     Barrett and Dherin (2021) and Geiping et al. (2022) train with such penalties.
     """
-    steps = {h: _steps(h, time, every) for h in (small, *_numbers(rates, "rates"))}
-    sizes = _numbers(penalties, "penalties")
+    steps = {h: _steps(h, time, every) for h in (small, *numbers(rates, "rates"))}
+    sizes = numbers(penalties, "penalties")
     dtype = torch.float64
     found = samples(data, dtype)
     x = torch.cat([found.x_train[n:], found.x_test]).to(device)
@@ -129,15 +130,6 @@ def _seen(E, net: torch.nn.Module, theta: Tensor, x: Tensor, y: Tensor) -> dict[
         "sharpness": probes.sharpness(point),
         "test": 100 * float((guessed == y).double().mean()),
     }
-
-
-def _numbers(text: str, name: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise InputError(
-            f"{name} must be numbers with commas between them, got {text!r}."
-        ) from None
 
 
 def _steps(h: float, time: float, every: float) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
-from gdflows.arguments import number, whole
+from gdflows.arguments import chosen, number, whole, wholes
 from gdflows.errors import InputError, IntegrationError
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
@@ -83,6 +83,7 @@ def run(
     eps: float = 1e-8,
     base: int = 8,
     wait: int = 0,
+    averages: Literal["settled", "kept"] = "settled",
     batches: str = "32,8",
     svag: str = "",
     svag_at: str = "",
@@ -124,6 +125,9 @@ def run(
         The batch size at which the settings are given.
     wait : int
         Samples that are seen at batches of ``base`` before all that.
+    averages : {"settled", "kept"}
+        With what averages RMSProp and Adam start at each batch size, see Notes; those kept are of
+        the wait.
     batches : str
         Batch sizes, joined by commas. Samples are drawn with replacement.
     svag : str
@@ -154,15 +158,13 @@ def run(
     -----
     RMSProp and Adam start with averages of their own, after a wait too: ν is what it would settle
     on there at batches of the size, the squared gradient and its variance, in the mean over all
-    runs; Adam's m is zero, and nothing is corrected.
+    runs; Adam's m is zero, and nothing is corrected. With ``averages="kept"`` each run has its own
+    m and ν from the end of the wait. The rule "sqrt" then keeps the equation's state, which is m
+    and ν over the variance of a batch's gradient: ν is divided by κ where batches are κ times as
+    large. The other rules leave it as it is.
     """
-    wanted = [name.strip() for name in rules.split(",")]
-    for name in wanted:
-        if name not in RULES:
-            raise InputError(f"Unknown rule {name!r}; choose among {', '.join(RULES)}.")
-    sizes = [whole(int(b), "Each of batches") for b in batches.split(",")]
-    ls = [whole(int(m), "Each of svag") for m in svag.split(",") if m.strip()]
-    at = [whole(int(b), "Each of svag_at") for b in svag_at.split(",") if b.strip()]
+    wanted, sizes = chosen(rules, "rule", RULES), wholes(batches, "batches")
+    ls, at = wholes(svag, "svag"), wholes(svag_at, "svag_at")
     if bool(ls) != bool(at):
         raise InputError("svag and svag_at go together: which l, and at which batch sizes.")
     base, every, samples = whole(base, "base"), whole(every, "every"), whole(samples, "samples")
@@ -172,6 +174,8 @@ def run(
     wait = whole(wait, "wait", 0)
     if wait % base:
         raise InputError(f"wait must be a multiple of base = {base}, got {wait}.")
+    if averages == "kept" and (optimizer == "sgd" or not wait):
+        raise InputError("averages='kept' is for RMSProp and Adam after a wait: give wait.")
     if samples % every:
         raise InputError(f"samples must be a multiple of every = {every}, got {samples}.")
     first = Settings(lr, beta1 if optimizer == "adam" else 0.0, beta2, number(eps, "eps"))
@@ -181,14 +185,16 @@ def run(
     ]
     seen = _Seen(losses, whole(paths, "paths"), optimizer, list(range(0, samples + 1, every)))
     if wait:
-        seen.wait(base, first, wait)
+        seen.wait(base, first, wait, keep=averages == "kept")
     rows = []
     for rule in progress(wanted, "rule"):
         for size in progress(sizes, "batch size"):
+            seen.scale = base / size if rule == "sqrt" else 1.0
             rows += seen.rows(rule, size, 1, scaled(first, rule, size / base))
     own = "linear" if optimizer == "sgd" else "sqrt"
     for size in progress(at, "batch size of SVAG"):
         for m in progress(ls, "l of SVAG"):
+            seen.scale = base / size
             rows += seen.rows("svag", size, m, scaled(first, own, size / base))
     return pd.DataFrame(rows)
 
@@ -201,15 +207,23 @@ class _Seen:
         self.start = torch.stack([E.theta0 for E in losses for _ in range(paths)])
         self.single = flows.PerSampleNoise(self.E, 1, replacement=True)
         self.batched = Batched(self.E)
+        #: m and ν of each run at the end of the wait, if kept, and what ν is multiplied by.
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.scale = 1.0
 
-    def wait(self, size: int, settings: Settings, samples: int) -> None:
+    def wait(self, size: int, settings: Settings, samples: int, *, keep: bool) -> None:
         """Begin where the optimiser is after so many samples; each run where it is itself."""
-        states, failure = self.walked(size, 1, settings, [0, samples], seed=1)
+        states, memory, failure = self.walked(size, 1, settings, [0, samples], seed=1)
         if failure:
             raise InputError(f"The optimiser ends in a {failure} while it waits: lower lr.")
         self.start = states[-1]
+        if keep:
+            self.kept = memory[:, : self.E.dim], memory[:, self.E.dim : 2 * self.E.dim]
 
     def averages(self, size: int) -> flows.Averages:
+        if self.kept is not None:
+            first, second = self.kept
+            return flows.Averages(first, self.scale * second, 10**6)
         squares = self.batched.grad(self.start) ** 2
         squares = squares + self.single.variances(self.start) / size
         mean = squares.mean(0)
@@ -217,8 +231,8 @@ class _Seen:
 
     def walked(
         self, size: int, svag: int, settings: Settings, looks: list[int], seed: int = 0
-    ) -> tuple[Tensor, str]:
-        """States ``(T, P, D)``, as far as they are finite."""
+    ) -> tuple[Tensor, Tensor | None, str]:
+        """States ``(T, P, D)`` as far as they are finite, and what is remembered at the end."""
         noise = flows.PerSampleNoise(self.E, size, replacement=True)
         steps = [k // size for k in looks]
         given = {"covariance": noise, "noise": "batches", "svag": svag, "paths": len(self.start)}
@@ -230,11 +244,12 @@ class _Seen:
             given |= {"betas": betas} if self.optimizer == "adam" else {"beta": settings.beta2}
         try:
             walk = sgd if self.optimizer == "sgd" else adaptive_sgd
-            return walk(self.E, self.start, settings.lr, steps[-1], **given).states, ""
+            found = walk(self.E, self.start, settings.lr, steps[-1], **given)
+            return found.states, found.memory, ""
         except IntegrationError as e:
             if e.partial is None or e.partial.states is None:
-                return self.start[None], e.cause
-            return e.partial.states, e.cause
+                return self.start[None], None, e.cause
+            return e.partial.states, None, e.cause
 
     def rows(self, rule: str, size: int, svag: int, settings: Settings | None) -> list[dict]:
         row = {"rule": rule, "batch": size, "svag": svag}
@@ -243,7 +258,7 @@ class _Seen:
             seeds = range(len(self.start) // self.paths)
             return [{**row, "samples": k, "seed": s, "failure": why}
                     for k in self.looks for s in seeds]  # fmt: skip
-        states, failure = self.walked(size, svag, settings, self.looks)
+        states, _, failure = self.walked(size, svag, settings, self.looks)
         rows = []
         for samples, x in zip(self.looks, states, strict=False):
             found = {

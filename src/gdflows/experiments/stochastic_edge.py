@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from gdflows import flows
-from gdflows.arguments import whole
+from gdflows.arguments import chosen, whole, wholes
 from gdflows.curvature import Tracker, batch_sharpness, top_eigenpairs
 from gdflows.errors import InputError, IntegrationError, NonFiniteError
 from gdflows.experiments.registry import study
 from gdflows.experiments.training_loss import training_loss
+from gdflows.flows.modified import check_beta
 from gdflows.noise import directional_noise
 from gdflows.runs import Run
 from gdflows.runs.progress import progress
@@ -67,6 +68,7 @@ def run(
     rank: int = 2,
     paths: int = 2,
     models: str = "SGD,stochastic rod,centre,SDE,SDE 2,rod,gap",
+    momentum: float = 0.0,
     seeds: int = 1,
     device: str = "cpu",
 ) -> pd.DataFrame:
@@ -104,6 +106,8 @@ def run(
         Runs of SGD for each seed; the modified equations are run once.
     models : str
         Which rows, joined by commas; "centre" comes with "stochastic rod", "gap" with "rod".
+    momentum : float
+        β of heavy ball, in training, SGD and all models. All start at rest.
     seeds : int
         Initialisations 0, 1, ….
     device : str
@@ -126,23 +130,28 @@ def run(
     of order 0, which knows of no batches. "gap", the published closed form 2 − h·ΔS with
     :math:`\\Delta S = h\\beta\\sigma_u^2/(4\\alpha)`, its α, β and σ² taken along the rod's path
     (α ≤ 0: no row).
+
+    With momentum the edge is 2(1 + β) and "rod" :class:`gdflows.flows.MomentumRodFlow` of order 0;
+    "gap", which was published without, is 2(1 + β) − h·ΔS/(1 − β), the first order of the balance
+    with heavy ball's mean square.
     """
-    wanted = [name.strip() for name in models.split(",")]
-    for name in wanted:
-        if name not in MODELS:
-            raise InputError(f"Unknown model {name!r}; choose among {', '.join(MODELS)}.")
-    steps, every = whole(steps, "steps"), whole(every, "every")
+    wanted, sizes = chosen(models, "model", MODELS), wholes(batches, "batches")
+    steps, every, beta = (
+        whole(steps, "steps"),
+        whole(every, "every"),
+        check_beta(momentum, "momentum"),
+    )
     if every > steps:
         raise InputError(f"every must be at most steps = {steps}, got {every}.")
-    sizes = [whole(int(b), "Each of batches") for b in batches.split(",")]
     rows = []
     for seed in progress(range(whole(seeds, "seeds")), "seed"):
         E = training_loss(network, widths, activation, scale, data, n, seed, device, loss=loss)
-        theta = descend(E, E.theta0, lr, whole(wait, "wait"), every=wait).states[-1]
+        start = descend(E, E.theta0, lr, whole(wait, "wait"), every=wait, momentum=beta)
+        theta = start.states[-1]
         looks = list(range(0, steps + 1, every))
-        full = _rod(E, theta, lr, looks) if {"rod", "gap"} & set(wanted) else None
+        full = _rod(E, theta, lr, beta, looks) if {"rod", "gap"} & set(wanted) else None
         for size in progress(sizes, "batch size"):
-            seen = _Seen(E, theta, lr, size, looks, seed, paths)
+            seen = _Seen(E, theta, lr, beta, size, looks, seed, paths)
             found = []
             if "SGD" in wanted:
                 found += seen.sgd()
@@ -159,7 +168,9 @@ def run(
     return pd.DataFrame(rows)
 
 
-def _rod(E, theta: Tensor, lr: float, looks: list[int]) -> tuple[Trajectory, str]:
+def _rod(E, theta: Tensor, lr: float, beta: float, looks: list[int]) -> tuple[Trajectory, str]:
+    if beta:
+        return _followed(flows.MomentumRodFlow(E, lr, beta=beta), theta, lr, looks)
     # Noise that no rod comes down to: steps of a fixed length cannot follow it there, and what
     # has shrunk so far pushes nothing.
     return _followed(flows.PrincipalRodFlow(E, lr, order=0, noise=1e-100), theta, lr, looks)
@@ -176,8 +187,8 @@ def _followed(flow: flows.Flow, theta: Tensor, lr: float, looks) -> tuple[Trajec
 class _Seen:
     """What SGD and its models show at one batch size from one point."""
 
-    def __init__(self, E, theta: Tensor, lr: float, size: int, looks, seed: int, paths: int):
-        self.E, self.theta, self.lr, self.size = E, theta, lr, size
+    def __init__(self, E, theta: Tensor, lr: float, beta: float, size: int, looks, seed, paths):
+        self.E, self.theta, self.lr, self.beta, self.size = E, theta, lr, beta, size
         self.looks, self.seed, self.paths = looks, seed, whole(paths, "paths")
         self.noise = flows.PerSampleNoise(E, size)
 
@@ -212,14 +223,17 @@ class _Seen:
         try:
             seen = sgd(
                 self.E, self.theta, self.lr, self.looks[-1], covariance=self.noise,
-                noise="batches", paths=self.paths, seed=self.seed, at=self.looks, keep="paths",
+                noise="batches", momentum=self.beta, paths=self.paths, seed=self.seed,
+                at=self.looks, keep="paths",
             )  # fmt: skip
         except (IntegrationError, NonFiniteError) as e:
             return [{"model": "SGD", "step": 0, "failure": str(e)}]
-        return self.rows("SGD", seen.states, True)
+        return self.rows("SGD", seen.states[..., : self.E.dim], True)
 
     def sde(self, name: str, order: int) -> list[dict]:
-        flow = flows.StochasticModifiedEquation(self.E, self.lr, covariance=self.noise, order=order)
+        flow = flows.StochasticModifiedEquation(
+            self.E, self.lr, covariance=self.noise, order=order, beta=self.beta
+        )
         try:
             seen = integrate(
                 flow, self.theta, times=[self.lr * k for k in self.looks], paths=1, keep="paths",
@@ -230,7 +244,9 @@ class _Seen:
         return self.rows(name, seen.states, False)
 
     def stochastic_rod(self, rank: int) -> list[dict]:
-        flow = flows.StochasticRodFlow(self.E, self.lr, batch_size=self.size, rank=rank)
+        flow = flows.StochasticRodFlow(
+            self.E, self.lr, batch_size=self.size, beta=self.beta, rank=rank
+        )
         path, failure = _followed(flow, self.theta, self.lr, self.looks)
         about = flow.sample(path, DRAWN, seed=self.seed)
         rows = self.rows("stochastic rod", about, True, failure)
@@ -250,6 +266,7 @@ class _Seen:
             if alpha <= 0:
                 continue
             noise = directional_noise(self.E, c, u, batch_size=self.size).slope_variance
-            gap = self.lr * beta * float(noise[0]) / (4 * alpha)
-            rows.append({"model": "gap", "step": k, "sharpness": 2 - self.lr * gap, "failure": ""})
+            gap = self.lr * beta * float(noise[0]) / (4 * alpha * (1 - self.beta))
+            said = 2 * (1 + self.beta) - self.lr * gap
+            rows.append({"model": "gap", "step": k, "sharpness": said, "failure": ""})
         return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gdflows import problems
+from gdflows.arguments import numbers, wholes
 from gdflows.errors import InputError
 from gdflows.experiments.samples import samples
 from gdflows.objective import FlatModule
@@ -53,9 +54,12 @@ def training_loss(
     if network == "gpt":
         common["context"] = shape[0]
     if network in LARGE:
-        net = LARGE[network](float(widths), classes=classes, activation=activation, **common)
+        factors = numbers(widths, "widths")
+        if len(factors) != 1:
+            raise InputError(f"widths must be one number for {network}, got {widths!r}.")
+        net = LARGE[network](factors[0], classes=classes, activation=activation, **common)
         return problems.classification(found, net, loss=loss, n=n, chunk=chunk, shard=True)
-    hidden = [int(w) for w in widths.split("-")]
+    hidden = wholes(widths, "widths", separator="-")
     if network == "mlp":
         net = problems.mlp([shape.numel(), *hidden, classes], activation, **common)
     elif network == "conv":

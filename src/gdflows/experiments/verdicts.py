@@ -19,6 +19,7 @@ from gdflows.runs import Run
 from gdflows.runs.progress import progress
 from gdflows.trajectory import Trajectory
 from gdflows.verdict import validity
+from gdflows.verdict.models import TWO_POINTS
 from gdflows.walking import descend, integrate
 
 GROWTH = 1.5  # from one look to the next
@@ -72,6 +73,7 @@ def run(
     long: int = 0,
     paths: int = 16,
     tol: float = 0.05,
+    rods: bool = False,
     seeds: int = 1,
     device: str = "cpu",
 ) -> pd.DataFrame:
@@ -103,6 +105,8 @@ def run(
         Runs of SGD and of each equation.
     tol : float
         The error up to which a model is trusted.
+    rods : bool
+        Judge models of two points with momentum, too.
     seeds : int
         Initialisations 0, 1, ….
     device : str
@@ -126,7 +130,7 @@ def run(
     for seed in progress(range(whole(seeds, "seeds")), "seed"):
         E = training_loss(network, widths, activation, 1.0, data, n, seed, device, loss=loss)
         for case in progress(wanted, "case"):
-            for row in _case(E, case, steps, long, paths, tol, seed):
+            for row in _case(E, case, steps, long, paths, tol, rods, seed):
                 kept = {
                     k: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v
                     for k, v in row.items()
@@ -135,13 +139,17 @@ def run(
     return pd.DataFrame(rows)
 
 
-def _case(E: Objective, case: Case, steps: int, long: int, paths: int, tol: float, seed: int):
+def _case(
+    E: Objective, case: Case, steps: int, long: int, paths: int, tol: float, rods: bool, seed
+):
     theta = E.theta0
     if case.wait:
         theta = descend(E, theta, case.lr, case.wait, every=case.wait).states[-1]
     seen = validity(E, theta, case.lr, case.batch, case.momentum, tol=tol, steps=steps)
     said = seen.rows.set_index("model")
     models = [name for name in said.index if seen.batch_size is None or name in FEWER]
+    if case.momentum and not rods:
+        models = [name for name in models if name not in TWO_POINTS]
     known = int(said.known.iloc[0])
     found = seen.measured(looks(steps, known), models=models, paths=paths, seed=seed)
     crossed = lasted = math.nan

@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdflows.arguments import number
 from gdflows.errors import InputError
+from gdflows.flows.modified import check_beta
 from gdflows.flows.rod import TwoPoints, visible_length
 from gdflows.lengths import unit_vector
 from gdflows.objective import Objective
@@ -36,7 +36,7 @@ class MomentumRodFlow(TwoPoints):
         The loss.
     lr : float
         Learning rate h.
-    momentum : float
+    beta : float
         β, 0 ≤ β < 1.
     nesterov : bool
         Whether the gradient is looked at ahead.
@@ -65,25 +65,22 @@ class MomentumRodFlow(TwoPoints):
         objective: Objective,
         lr: float,
         *,
-        momentum: float = 0.9,
+        beta: float = 0.9,
         nesterov: bool = False,
         order: int = 0,
     ):
         super().__init__(objective, lr)
-        momentum = number(momentum, "momentum")
-        if not 0 <= momentum < 1:
-            raise InputError(f"momentum must be in [0, 1), got {momentum}.")
         if order not in (0, 1):
             raise InputError(f"order must be 0 or 1, got {order!r}.")
-        self.momentum, self.nesterov, self.order = momentum, nesterov, order
+        self.beta, self.nesterov, self.order = check_beta(beta), nesterov, order
         self.label = f"{'Nesterov' if nesterov else 'heavy-ball'} rod"
 
     def step(self, z: Tensor) -> Tensor:
         """The optimiser's map Φ on (θ, v), shape ``(2D,)``."""
         theta, v = z.chunk(2)
         push = self.lr * self.objective.grad(theta)
-        v = self.momentum * v + push
-        return torch.cat([theta - (push + self.momentum * v if self.nesterov else v), v])
+        v = self.beta * v + push
+        return torch.cat([theta - (push + self.beta * v if self.nesterov else v), v])
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if theta.is_complex():

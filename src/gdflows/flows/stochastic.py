@@ -105,7 +105,7 @@ class StochasticModifiedEquation(StochasticFlow):
     mended : bool
         The diffusion of order 3 with the drift of order 2. Still of weak order 2; on a parabola
         the stationary variance is then right to the next power of h, too.
-    momentum : float
+    beta : float
         β of heavy ball or Nesterov's method in torch's form, 0 ≤ β < 1; for orders 1 and 2. Then
         the drift is that of :class:`HeavyBall` and the noise 1/(1 − β) times as large.
     nesterov, from_rest : bool
@@ -156,7 +156,7 @@ class StochasticModifiedEquation(StochasticFlow):
         covariance,
         order: int = 2,
         mended: bool = False,
-        momentum: float = 0.0,
+        beta: float = 0.0,
         nesterov: bool = False,
         from_rest: bool = True,
     ):
@@ -171,14 +171,14 @@ class StochasticModifiedEquation(StochasticFlow):
         self.additive = self.covariance.constant and not self.mended
         # the method's own flow knows the drift and the start
         self._method = (Nesterov if nesterov else HeavyBall)(
-            objective, lr, beta=check_beta(momentum, "momentum"), order=min(order, 2) - 1,
+            objective, lr, beta=check_beta(beta), order=min(order, 2) - 1,
             from_rest=from_rest,
         )  # fmt: skip
-        if momentum and self.mended:
+        if beta and self.mended:
             raise InputError("With momentum only orders 1 and 2 are known, not mended.")
-        if nesterov and not momentum:
-            raise InputError("nesterov is for momentum: give momentum as well.")
-        self.momentum, self.nesterov = self._method.beta, nesterov
+        if nesterov and not beta:
+            raise InputError("nesterov is for momentum: give beta as well.")
+        self.beta, self.nesterov = self._method.beta, nesterov
         self._batched = Batched(objective)
         self.label = f"SME-{order}{' mended' if mended and order < 3 else ''}"
 
@@ -221,7 +221,7 @@ class StochasticModifiedEquation(StochasticFlow):
         return b - h**2 * b2
 
     def noise(self, thetas: Tensor, z: Tensor) -> Tensor:
-        h, root = self.lr, self.lr**0.5 / (1 - self.momentum)
+        h, root = self.lr, self.lr**0.5 / (1 - self.beta)
         if not self.mended:
             return root * self.covariance.apply(thetas, z)
         at = thetas
@@ -234,5 +234,5 @@ class StochasticModifiedEquation(StochasticFlow):
         if not self.mended:
             known = self.covariance.correction(thetas)
             if known is not None:
-                return self.lr / (1 - self.momentum) ** 2 * known
+                return self.lr / (1 - self.beta) ** 2 * known
         return super().correction(thetas)

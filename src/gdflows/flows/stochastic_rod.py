@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -13,13 +12,13 @@ from gdflows.curvature.eigen import extreme_eigenpairs
 from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows.base import Flow
 from gdflows.flows.covariance import Constant, Covariance, PerSampleNoise, as_covariance
+from gdflows.flows.modified import check_beta
 from gdflows.flows.slow import Slow
+from gdflows.flows.swing import Relaxation
 from gdflows.lengths import length
 from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
-FASTEST = 2.5  # no mean square shrinks by more than this power of e in a step: what would is gone
-# at once either way, and Runge-Kutta's method of order four is stable, in steps of h, up to 2.78
 NEGATIVE = 1e-3  # of the path's largest: a mean square below minus this is no rounding
 NODES = {"two-point": 1.0, "gaussian": 3.0}  # squares of where a law of variance 1 is looked at
 TOL = 1e-3  # of the eigenpairs that the flow starts with
@@ -57,6 +56,8 @@ class StochasticRodFlow(Flow):
     covariance : optional
         In place of ``batch_size``: the covariance of the *gradient's* noise, as for
         :class:`StochasticModifiedEquation`.
+    beta : float
+        β of heavy ball in torch's form, 0 ≤ β < 1. It starts from rest.
     rank : int
         How many of the sharpest directions swing.
     swing : {"gaussian", "two-point"}
@@ -74,15 +75,22 @@ class StochasticRodFlow(Flow):
     Notes
     -----
     Companions: ``directions`` U, ``(rank, D)``, and ``covariance`` of the swing along them,
-    ``(rank, rank)``. Follow it with ``integrate(flow, theta, times=..., method="rk4", step=h)``:
-    an evaluation costs 2 · rank + 1 gradients, with minibatches as many gradients sample by
-    sample. Mean squares that would shrink by more than a factor of 12 in a step shrink by that,
-    for such steps' sake; where they settle is the same.
+    ``(rank, rank)``; with momentum that of positions and, after them, velocities h·v,
+    ``(2 · rank, 2 · rank)``, and the centre's ``velocity``, ``(D,)``. Follow it with
+    ``integrate(flow, theta, times=..., method="rk4", step=h)``: an evaluation costs 2 · rank + 1
+    gradients, with minibatches as many gradients sample by sample. Mean squares that would shrink
+    by more than a factor of 12 in a step shrink by that, for such steps' sake, and those that turn
+    by more than 2.5 in a step turn by that; where they settle is the same.
 
     **Limits.** On a quadratic with constant noise the stationary covariance is SGD's own,
     :math:`h^2\Sigma_{ij}/(1 - m_i m_j)`. Without noise, of rank one and with
     ``swing="two-point"``, this is :class:`PrincipalRodFlow` of order 0 near the edge; where the
-    centre is slow too it is held where :class:`CentralFlow` is.
+    centre is slow too it is held where :class:`CentralFlow` is. With momentum these are heavy
+    ball's stationary covariance (:func:`gdflows.noise.stationary_covariance`) and, near the edge,
+    :class:`MomentumRodFlow` of order 0.
+
+    The centre must be slow beside the swing, which is remembered for some 1/(1 − β) steps, while
+    the centre moves 1/(1 − β) times as fast: large β asks for more.
 
     **What it leaves out.** The swing in all other directions, which with cross-entropy or small
     batches may be what counts (raise ``rank`` and look whether the answer stays), correlations
@@ -115,6 +123,7 @@ class StochasticRodFlow(Flow):
         batch_size: int | None = None,
         replacement: bool = False,
         covariance=None,
+        beta: float = 0.0,
         rank: int = 5,
         swing: Literal["gaussian", "two-point"] = "gaussian",
     ):
@@ -123,7 +132,8 @@ class StochasticRodFlow(Flow):
             raise InputError("Give either batch_size, for minibatches, or covariance.")
         if swing not in NODES:
             raise InputError(f"swing must be 'gaussian' or 'two-point', got {swing!r}.")
-        self.rank, self.swing = whole(rank, "rank"), swing
+        self.rank, self.swing, self.beta = whole(rank, "rank"), swing, check_beta(beta)
+        self._relax = Relaxation(self.lr, self.beta)
         self._node = NODES[swing]
         if batch_size is None:
             if replacement:
@@ -140,12 +150,18 @@ class StochasticRodFlow(Flow):
         if self.rank > theta.numel():
             raise InputError(f"rank must be at most D = {theta.numel()}, got {self.rank}.")
         self.noise.check(theta)
-        rod, _ = Slow(self.objective, self.lr).split(theta)
+        # gradient descent at this rate has heavy ball's edge, and swings where heavy ball turns by
+        # more than a right angle in each step
+        rod, _ = Slow(self.objective, self.lr / (1 + self.beta)).split(theta)
         centre = theta - rod
         pairs = extreme_eigenpairs(self.objective.at(centre), self.rank, "LA", TOL)
         along = pairs.vectors @ rod
         self._refuse_unstable(centre, pairs.vectors)
-        return centre, {"directions": pairs.vectors, "covariance": torch.outer(along, along)}
+        swing = torch.cat([along, torch.zeros_like(along)][: self._relax.parts])
+        companions = {"directions": pairs.vectors, "covariance": torch.outer(swing, swing)}
+        if self.beta:
+            companions["velocity"] = torch.zeros_like(centre)
+        return centre, companions
 
     def companions(self, theta: Tensor) -> dict[str, Tensor]:
         return self.start(theta)[1]
@@ -169,9 +185,11 @@ class StochasticRodFlow(Flow):
     def growth(self, theta: Tensor, axes: Tensor | None = None) -> float:
         r"""What a step multiplies a small swing's mean square by: stable in mean square up to 1.
 
-        The largest eigenvalue of :math:`(1 - h\lambda_i)^2\delta_{ij} + h^2 V_{ij}` along the
-        sharpest directions, where V holds what the noise's variance along the i-th gains from a
-        swing of mean square 1 along the j-th. Mixed moments are left out.
+        Without momentum the largest eigenvalue of
+        :math:`(1 - h\lambda_i)^2\delta_{ij} + h^2 V_{ij}` along the sharpest directions, where V
+        holds what the noise's variance along the i-th gains from a swing of mean square 1 along
+        the j-th; with momentum the same of the mean squares of position and velocity and their
+        product. Mixed moments of two directions are left out.
 
         Parameters
         ----------
@@ -183,19 +201,20 @@ class StochasticRodFlow(Flow):
         if axes is None:
             axes = extreme_eigenpairs(self.objective.at(theta), self.rank, "LA", TOL).vectors
         small = torch.full_like(axes[:, 0], 1e-3 * (length(theta) or 1.0) / theta.numel() ** 0.5)
-        middle, pulls, slopes, spreads = self._look(theta, axes, small)
-        del middle, pulls
-        m = 1 - self.lr * (slopes * axes).sum(1)
+        _, _, slopes, spreads = self._look(theta, axes, small)
         gain = torch.stack([s.diagonal() for s in spreads[1:]], dim=1) / small**2
-        return float(torch.linalg.eigvals(torch.diag(m**2) + self.lr**2 * gain).abs().max())
+        return self._relax.growth((slopes * axes).sum(1), gain)
 
     # -- the field ---------------------------------------------------------------------------------
 
     def vector_field(self, theta: Tensor) -> Tensor:
         raise InputError(f"The field of '{self.label}' needs the covariance too: use field.")
 
-    def field(self, theta: Tensor, *, directions: Tensor, covariance: Tensor):
-        """Time derivatives of the centre, of the directions and of the covariance along them.
+    def field(
+        self, theta: Tensor, *, directions: Tensor, covariance: Tensor,
+        velocity: Tensor | None = None,
+    ):  # fmt: skip
+        """Time derivatives of the centre, of the directions and of the second moments along them.
 
         Parameters
         ----------
@@ -204,9 +223,12 @@ class StochasticRodFlow(Flow):
         directions : Tensor
             U, shape ``(k, D)``; made orthonormal here.
         covariance : Tensor
-            Of the swing along U, shape ``(k, k)``.
+            Of the swing along U, shape ``(k, k)``; with momentum of its positions and velocities,
+            ``(2k, 2k)``.
+        velocity : Tensor, optional
+            With momentum: h times the centre's, shape ``(D,)``.
         """
-        h = self.lr
+        h, k = self.lr, len(directions)
         axes, turns, sizes = self._axes(theta, directions, covariance)
         steps = self._steps(theta, sizes)
         mean, pulls, slopes, spreads = self._look(theta, axes, steps)
@@ -215,31 +237,27 @@ class StochasticRodFlow(Flow):
         noise = spreads[0] + (weights[:, None, None] * torch.stack(spreads[1:])).sum(0)
         curvature = slopes @ axes.T
         values, basis = torch.linalg.eigh((curvature + curvature.T) / 2)
-        rates, stationary = self._rates(1 - h * values)
-        q = basis.T @ torch.diag(sizes) @ basis
-        q = rates * (q - h**2 * stationary * (basis.T @ noise @ basis))
         back = turns @ basis
-        return -mean, {
-            "directions": turns @ (slopes - curvature @ axes),
-            "covariance": back @ q @ back.T,
+        second = (covariance + covariance.T) / 2
+        second[:k, :k] = turns @ torch.diag(sizes) @ turns.T
+        twice = torch.block_diag(*[back] * self._relax.parts)
+        rate = self._relax(values, twice.T @ second @ twice, basis.T @ noise @ basis)
+        rates = {
+            "directions": turns @ (slopes - curvature @ axes) / (1 + self.beta),
+            "covariance": twice @ rate @ twice.T,
         }
-
-    def _rates(self, m: Tensor) -> tuple[Tensor, Tensor]:
-        """log|mᵢmⱼ|/h, and 1/(1 − mᵢmⱼ), by which noise is multiplied where it has settled.
-
-        Where the product is 1 their product is −1/h all the same, and is taken so.
-        """
-        product = torch.outer(m, m)
-        logs = torch.log(product.abs().clamp(min=math.exp(-FASTEST)))
-        near = (product - 1).abs() < 1e-9
-        logs = torch.where(near, -torch.full_like(logs, 1e-9), logs)
-        return logs / self.lr, torch.where(near, 1e9, 1 / (1 - product))
+        if velocity is None:
+            return -mean, rates
+        rates["velocity"] = mean - (1 - self.beta) / h * velocity
+        return -mean - self.beta / h * velocity, rates
 
     def _axes(self, theta: Tensor, directions: Tensor, covariance: Tensor):
         """Principal axes of the swing ``(k, D)``, how they lie in U, and their mean squares."""
         gram, basis = torch.linalg.eigh(directions @ directions.T)
         units = basis @ ((basis.T @ directions) / gram[:, None].sqrt())
-        sizes, turns = torch.linalg.eigh((covariance + covariance.T) / 2)
+        k = len(directions)
+        own = covariance[:k, :k]
+        sizes, turns = torch.linalg.eigh((own + own.T) / 2)
         return turns.T @ units, turns, sizes.clamp(min=0)
 
     def _steps(self, theta: Tensor, sizes: Tensor) -> Tensor:
@@ -287,7 +305,8 @@ class StochasticRodFlow(Flow):
         ConvergenceError
             If it has a negative eigenvalue, as where steps were too long; so do all that use it.
         """
-        found = path.companions["covariance"]
+        k = path.companions["directions"].shape[1]
+        found = path.companions["covariance"][:, :k, :k]
         sizes = torch.linalg.eigvalsh((found + found.mT) / 2)
         rounding = torch.finfo(sizes.dtype).eps * path.states.pow(2).sum(1)
         lost = -sizes[:, 0] > torch.maximum(NEGATIVE * sizes.abs().max(), rounding)

@@ -55,7 +55,8 @@ def validity(
     batch_size : int, optional
         B. Without it, or with all the data, gradients are full.
     momentum : float
-        β of heavy ball in torch's form. Models of two points are judged without it only.
+        β of heavy ball in torch's form. Of its models those of two points have a velocity, and
+        start from rest as the run does.
     replacement : bool
         Whether a batch may hold a sample more than once.
     tol : float
@@ -141,8 +142,8 @@ def validity(
     noisy = _noisy(objective, batch_size, replacement)
     before = dict(objective.cost)
     seen = look(
-        objective, theta, lr=h, batch_size=batch_size if noisy else None, replacement=replacement,
-        top=top, products=products, probes=probes, seed=seed,
+        objective, theta, lr=h / (1 + beta), batch_size=batch_size if noisy else None,
+        replacement=replacement, top=top, products=products, probes=probes, seed=seed,
     )  # fmt: skip
     cost = {k: n - before.get(k, 0) for k, n in objective.cost.items()}
     if not seen.gradient and not seen.noise:

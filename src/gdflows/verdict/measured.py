@@ -49,7 +49,7 @@ def measure(
         noise = flows.PerSampleNoise(objective, batch_size, replacement=replacement)
         rate, _ = linear(
             flows.StochasticModifiedEquation, np.array([sharpest]), lr,
-            covariance=0.0, order=2, momentum=momentum,
+            covariance=0.0, order=2, beta=momentum,
         )  # fmt: skip
         needed = math.ceil(lr * sharpest * float(rate[0]) / STIFF)
         parts = min(max(FINER, needed), MOST)
@@ -94,19 +94,22 @@ def _made(name: str, E: Objective, lr: float, beta: float, noise, rank: int, par
         if beta:
             return flows.MomentumPrincipalFlow(E, lr, beta=beta, tol=1e-6), {"rtol": 1e-5}
         return flows.PrincipalFlow(E, lr, tol=1e-6), {"rtol": 1e-5}
-    if name == "rod":
-        return flows.PrincipalRodFlow(E, lr), {
+    if name == "rod":  # the rates of the one are up to 2/h, of the other, of order 1, up to 4/h
+        rod = flows.MomentumRodFlow(E, lr, beta=beta, order=1) if beta else None
+        step = lr / 4 if beta else lr / 2
+        return rod or flows.PrincipalRodFlow(E, lr), {
             "method": "rk4",
-            "step": lr / 2,
+            "step": step,
             "max_evaluations": 10**6,
         }
     if name == "stochastic rod":
         flow = flows.StochasticRodFlow(
-            E, lr, batch_size=noise.batch_size, replacement=noise.replacement, rank=rank
+            E, lr, batch_size=noise.batch_size, replacement=noise.replacement, rank=rank, beta=beta
         )
-        return flow, {"method": "rk4", "step": lr}
+        # a swing that turns by a right angle in each step asks for shorter ones
+        return flow, {"method": "rk4", "step": lr / 2 if beta else lr, "max_evaluations": 10**6}
     order = int(name[-1])
-    flow = flows.StochasticModifiedEquation(E, lr, covariance=noise, order=order, momentum=beta)
+    flow = flows.StochasticModifiedEquation(E, lr, covariance=noise, order=order, beta=beta)
     return flow, {"step": lr / parts}
 
 

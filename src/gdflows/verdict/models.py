@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdflows import flows
-from gdflows.verdict.modes import Modes, Moments, flowed, linear, principal, stepped
+from gdflows.verdict.modes import Modes, Moments, affine, flowed, linear, principal, stepped, walked
 from gdflows.verdict.spectrum import Seen
 
 #: Where the error of each model is from.
@@ -37,14 +37,8 @@ class Settings:
 
 def names(settings: Settings) -> list[str]:
     """The models that there are for these settings."""
-    found = ["NGF", "IGR", "order 2", "PF"]
-    if not settings.momentum:
-        found.append("rod")
-    if settings.noisy:
-        found += ["SDE 1", "SDE 2"]
-        if not settings.momentum:
-            found.append("stochastic rod")
-    return found
+    found = ["NGF", "IGR", "order 2", "PF", "rod"]
+    return [*found, *NOISY] if settings.noisy else found
 
 
 def predicted(model: str, modes: Modes, settings: Settings, steps: int, truth: Moments) -> Moments:
@@ -53,15 +47,17 @@ def predicted(model: str, modes: Modes, settings: Settings, steps: int, truth: M
     lam = modes.curvature
     if model == "PF":
         return principal(modes, h, steps, beta)
+    if model == "rod" and beta:
+        return _heavy_rod(modes, h, steps, beta)
     if model == "rod":
         below = _of_order(modes, h, steps, beta, 1)
         mean = np.where(h * lam > 1, truth.mean, below.mean)
         return Moments(mean, np.zeros_like(mean))
     if model == "stochastic rod":
-        return _stochastic_rod(modes, h, steps, settings.rank, truth)
+        return _stochastic_rod(modes, h, steps, beta, settings.rank, truth)
     if model.startswith("SDE"):
         order = int(model[-1])
-        given = {"covariance": 0.0, "order": order, "momentum": beta}
+        given = {"covariance": 0.0, "order": order, "beta": beta}
         rate, start = linear(flows.StochasticModifiedEquation, lam, h, **given)
         return flowed(modes, h, steps, rate, start, noise=h / (1 - beta) ** 2)
     return _of_order(modes, h, steps, beta, {"NGF": 0, "IGR": 1, "order 2": 2}[model])
@@ -75,13 +71,30 @@ def _of_order(modes: Modes, h: float, steps: int, beta: float, order: int) -> Mo
     return flowed(modes, h, steps, rate, start)
 
 
-def _stochastic_rod(modes: Modes, h: float, steps: int, rank: int, truth: Moments) -> Moments:
-    """Its centre follows the gradient flow; what swings has the exact mean square, in some
-    directions.
+def _heavy_rod(modes: Modes, h: float, steps: int, beta: float) -> Moments:
+    """The rod flow of order 1 of heavy ball: both ends at once, from its first two points."""
+    g = h * modes.slope
+    start = np.stack([np.ones_like(g), -g / 2, g / 2], 1)
+    centre = walked(affine(modes, h, beta), start, steps, order=1)
+    rod = walked(-affine(modes, h, beta)[:, 1:, 1:], -start[:, 1:], steps, order=1)
+    sign = (-1.0) ** np.arange(steps + 1)[:, None]
+    mean = centre[:, :, 1] + sign * rod[:, :, 0]
+    return Moments(mean, np.zeros_like(mean))
+
+
+def _stochastic_rod(
+    modes: Modes, h: float, steps: int, beta: float, rank: int, truth: Moments
+) -> Moments:
+    """Its centre follows the gradient flow, with momentum that of position and velocity; what
+    swings has the exact mean square, in some directions.
     """
     lam = modes.curvature
-    swings = h * lam > 1
-    centre = _of_order(modes, h, steps, 0.0, 0).mean
+    swings = h * lam > 1 + beta
+    if beta:
+        rest = np.stack([np.ones_like(lam), 0 * lam, 0 * lam], 1)
+        centre = walked(affine(modes, h, beta), rest, steps, order=0)[:, :, 1]
+    else:
+        centre = _of_order(modes, h, steps, 0.0, 0).mean
     bottom = -modes.slope / np.where(swings, lam, 1.0)
     mean = np.where(swings, bottom, centre)
     kept = np.arange(len(lam)) < min(rank, modes.top)
@@ -105,7 +118,7 @@ def defect(model: str, seen: Seen, settings: Settings, truth: Moments) -> np.nda
     left = (modes.slope + modes.curvature * truth.mean) ** 2
     turning, square, once = seen.turning, seen.gradient**2, 0.0
     if model in TWO_POINTS:
-        slow = h * modes.curvature <= 1
+        slow = h * modes.curvature <= 1 + beta
         left, turning, square = left * slow, seen.slow_turning, (modes.slope**2 * slow).sum()
         once = 0.0 if slow.all() else term * seen.turning
     share = left.sum(1) / square if square else left.sum(1)

@@ -131,6 +131,46 @@ def flowed(
     return Moments(seen[:, :, 1], seen[:, :, 3])
 
 
+def affine(modes: Modes, h: float, beta: float) -> np.ndarray:
+    """A step of heavy ball on (1, ξ, hv), shape ``(J, 3, 3)``: one, position, h times velocity."""
+    lam, g = modes.curvature, modes.slope
+    zero, one = np.zeros_like(lam), np.ones_like(lam)
+    rows = [
+        [one, zero, zero], [-h * g, 1 - h * lam, -beta * one], [h * g, h * lam, beta * one],
+    ]  # fmt: skip
+    return np.array(rows).transpose(2, 0, 1)
+
+
+def walked(step: np.ndarray, start: np.ndarray, steps: int, order: int) -> np.ndarray:
+    r"""The flow of a linear map's differences: of F = Φ − 1 (order 0), or F − F²/2 (order 1).
+
+    Parameters
+    ----------
+    step : ndarray
+        Φ, shape ``(J, n, n)``.
+    start : ndarray
+        Shape ``(J, n)``.
+    steps : int
+        K.
+    order : {0, 1}
+        Differences that are kept.
+
+    Returns
+    -------
+    ndarray
+        After 0, 1, …, K steps, shape ``(K + 1, J, n)``.
+    """
+    field = step - np.eye(step.shape[1])
+    if order:
+        field = field - field @ field / 2
+    seen = [start]
+    with np.errstate(over="ignore", invalid="ignore"):  # of what runs away
+        transfer = scipy.linalg.expm(field)
+        for _ in range(steps):
+            seen.append(np.einsum("jab,jb->ja", transfer, seen[-1]))
+    return np.array(seen)
+
+
 def principal(modes: Modes, h: float, steps: int, beta: float = 0.0) -> Moments:
     """The principal flow at the times kh, with momentum the real points that it stands for."""
     lam, g = modes.curvature, modes.slope
@@ -191,5 +231,6 @@ def edge(modes: Modes, h: float, beta: float = 0.0) -> tuple[np.ndarray, np.ndar
 
 
 __all__ = [
-    "Modes", "Moments", "edge", "flowed", "linear", "multipliers", "principal", "stepped",
+    "Modes", "Moments", "affine", "edge", "flowed", "linear", "multipliers", "principal",
+    "stepped", "walked",
 ]  # fmt: skip

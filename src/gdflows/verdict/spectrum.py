@@ -36,7 +36,8 @@ class Seen:
     turning : float
         ‖∇³E[g, g]‖.
     slow_turning : float
-        The same of what of g is not along the sharpest directions with hλ > 1, which swing.
+        The same of what of g is not along the sharpest directions that swing: hλ > 1, with
+        momentum 1 + β.
     moved : float
         ‖Hg‖.
     sharpening : tuple of float

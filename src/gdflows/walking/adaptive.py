@@ -56,7 +56,8 @@ def adaptive_sgd(
     beta, betas, eps
         As in :class:`gdflows.flows.AdaptiveRule`.
     averages : Averages, optional
-        What the optimiser remembers at the start; by default nothing, as at its first step.
+        What the optimiser remembers at the start; by default nothing, as at its first step. With
+        rows, ``(paths, D)``, each path its own.
     svag : int
         l: each step becomes l² steps with the rate h/l, the noise l²Σ, 1 − βᵢ divided by l², ε
         times l (and ν times l²). As l grows it tends to the equation of order 1 at the *same* h,
@@ -95,11 +96,12 @@ def adaptive_sgd(
     gradient = Batched(objective).grad
     gradient(start[:1])
     noisy = noisy_gradient(law, gradient, noise, svag**2, parts)
-    first, second, taken = rule.checked(averages, start[0])
+    first, second, taken = _checked(rule, averages, start, paths)
     if svag > 1:
         rule, second, taken = _slowed(rule, svag), svag**2 * second, svag**2 * taken
     dim = start.shape[1]
-    memory = torch.cat([first, second, second.new_tensor([taken])])
+    steps_taken = torch.full_like(second[..., :1], taken)
+    memory = torch.cat([first, second, steps_taken], -1)
 
     def step(x: Tensor, draws: Draws) -> Tensor:
         theta, first, second = x[:, :dim], x[:, dim : 2 * dim], x[:, 2 * dim : -1]
@@ -107,17 +109,32 @@ def adaptive_sgd(
         count = torch.full_like(x[:, -1:], known.step)
         return torch.cat([theta + rule.move(known), known.first, known.second, count], 1)
 
+    rows = len(memory) if memory.ndim == 2 else len(start)
     many = Many(paths, seed, antithetic, kind, keep, observe, chunk, progress)
     name = rule.name if svag == 1 else f"{rule.name} SVAG-{svag}"
     return many.walk(
         objective,
-        torch.cat([start, memory.expand(len(start), -1)], 1),
+        torch.cat([start.expand(rows, -1), memory.expand(rows, -1)], 1),
         [k * lr for k in when],
         [((b - a) * svag**2, step) for a, b in zip(when, when[1:], strict=False)],
         channels=law.channels,
         label=name,
-        companions=len(memory),
+        companions=memory.shape[-1],
     )
+
+
+def _checked(rule: AdaptiveRule, averages: Averages | None, start: Tensor, paths: int) -> Averages:
+    """The averages at the start, of all paths or a row for each."""
+    if averages is None or averages.first.ndim < 2:
+        return rule.checked(averages, start[0])
+    if not len(averages.first) == len(averages.second) == paths:
+        raise InputError(
+            f"averages have {len(averages.first)} and {len(averages.second)} rows for {paths} "
+            "paths: give one for each."
+        )
+    pairs = zip(averages.first, averages.second, strict=True)
+    rows = [rule.checked(Averages(a, b, averages.step), start[0]) for a, b in pairs]
+    return Averages(*(torch.stack([row[i] for row in rows]) for i in (0, 1)), rows[0].step)
 
 
 def _slowed(rule: AdaptiveRule, l: int) -> AdaptiveRule:  # noqa: E741, the paper's letter

@@ -36,6 +36,9 @@ class Ensemble:
         All paths at all times, shape ``(T, P, D)``, if ``keep="paths"``.
     last : Tensor or None
         All paths at the last time, shape ``(P, D)``, unless ``keep="moments"``.
+    memory : Tensor or None
+        What a method remembers beside θ at the last time, ``(P, S)``, unless ``keep="moments"``:
+        of momentum the velocity, of RMSProp and Adam m, ν and the steps taken.
     paths : int
         How many, P.
     label : str
@@ -54,6 +57,7 @@ class Ensemble:
     observed_error: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     states: Tensor | None = field(default=None, repr=False)
     last: Tensor | None = field(default=None, repr=False)
+    memory: Tensor | None = field(default=None, repr=False)
     label: str = ""
     cost: Mapping[str, int] = field(default_factory=dict, repr=False)
 

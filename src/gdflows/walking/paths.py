@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -190,7 +190,7 @@ class Many:
         counts0 = dict(objective.cost)
         seen = Collector(len(times), dim, self.keep, self.observe, self.antithetic)
         when = torch.tensor(times, dtype=torch.float64, device="cpu")
-        taken = 0
+        taken, remembered = 0, []
 
         def ensemble(many: int) -> Ensemble:
             cost = {k: n - counts0.get(k, 0) for k, n in objective.cost.items()}
@@ -219,7 +219,10 @@ class Many:
                         taken += size
                         bar.update()
                     seen.look(i + 1, x[:, :dim])
-        return ensemble(len(times))
+                if companions and self.keep != "moments":
+                    remembered.append(x[:, dim:])
+        memory = torch.cat(remembered) if remembered else None
+        return replace(ensemble(len(times)), memory=memory)
 
     def _lost(self, label: str, at: float, x: Tensor, after: Tensor, partial) -> None:
         """Paths have run away."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gdflows import optim
+from gdflows.arguments import numbers
 from gdflows.errors import InputError
 from gdflows.optional import need
 
@@ -141,7 +142,7 @@ def entries(methods: str) -> list[tuple[str, str, dict]]:
             settings[key] = _value(value)
         rates = CONTESTANTS[name].rates
         if rates and "lr" in settings:
-            rates = [float(r) for r in str(settings.pop("lr")).split("/")]
+            rates = numbers(str(settings.pop("lr")), f"lr of {name}", separator="/")
             rest = [part for part in rest if not part.startswith("lr=")]
         label = ":".join([name, *rest])
         found += [(label, name, settings | {"lr": rate}) for rate in rates]
