@@ -1,0 +1,153 @@
+"""The mathematics of the figures to drag, run by a JavaScript engine, is that of the package."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from bookkit import drag
+from py_mini_racer import MiniRacer
+
+import gdflows as gf
+from gdflows.flows import IGR, NGF, PrincipalFlow, Truncated
+
+f64 = torch.float64
+CLOSE = 1e-9
+
+
+@pytest.fixture(scope="module")
+def js():
+    """The value of an expression in which `m` are the modules."""
+    engine = MiniRacer()
+    for path in sorted((drag.FOLDER / "math").glob("*.js")):
+        engine.eval(path.read_text())
+    engine.eval("const m = globalThis.gdflows.math;")
+    return lambda text: json.loads(engine.eval(f"JSON.stringify({text})"))
+
+
+def pairs(values) -> np.ndarray:
+    """[re, im] at the end of each row, as complex numbers."""
+    values = np.asarray(values, float)
+    return values[..., -2] + 1j * values[..., -1]
+
+
+def states(rows) -> np.ndarray:
+    """States [Re x, Im x, Re y, Im y] as complex points of the plane."""
+    rows = np.asarray(rows, float)
+    return rows[:, 0::2] + 1j * rows[:, 1::2]
+
+
+# ---- one eigenvector
+
+
+@pytest.mark.parametrize("model", ["NGF", "IGR", 2, 3, 7, "PF"])
+def test_alpha(js, model):
+    x = [-3.0, -0.4, 0.0, 1e-9, 0.3, 0.999, 1.001, 1.5, 2.0, 3.7]
+    got = pairs(js(f"{json.dumps(x)}.map(x => m.linear.alpha(x, {json.dumps(model)}))"))
+    assert np.abs(got - gf.flows.alpha(x, model)).max() < CLOSE
+
+
+@pytest.mark.parametrize("x", [0.4, 0.97, 1.3, 1.8, 2.0, 2.25])
+def test_paths_on_a_parabola(js, x):
+    h = x / 3
+    bowl = gf.problems.quadratic([3.0])
+    start = torch.ones(1, dtype=f64)
+    gd = gf.descend(bowl, start, lr=h, steps=6).states[:, 0].numpy()
+    got = js(f"m.linear.path({x}, 'GD', 6, 1)")
+    assert np.abs(np.asarray(got)[:, 1] - gd).max() < CLOSE
+    times = torch.linspace(0, 6 * h, 25, dtype=f64)
+    closed = PrincipalFlow(bowl, h)
+    want = {"PF": np.array([complex(closed.frozen(start, float(t))[0]) for t in times])}
+    for flow in (NGF(bowl), IGR(bowl, h)):
+        want[flow.label] = gf.integrate(flow, start, times=times, rtol=1e-12).states[:, 0].numpy()
+    for name, values in want.items():
+        assert np.abs(pairs(js(f"m.linear.path({x}, '{name}', 6, 4)")) - values).max() < CLOSE, name
+
+
+# ---- the plane
+
+BANANA = gf.problems.banana()
+POINTS = [(0.9, 0.75), (-1.2, 1.0), (0.3, -0.2), (1.0, 1.0)]
+
+
+def plane_flows(h):
+    return [NGF(BANANA), IGR(BANANA, h), Truncated(BANANA, h, 2),
+            PrincipalFlow(BANANA, h, method="dense"),
+            PrincipalFlow(BANANA, h, method="dense", nonprincipal=True)]
+
+
+@pytest.mark.parametrize("h", [0.0004, 0.0019, 0.003])
+@pytest.mark.parametrize("bend", [0.0, 0.05], ids=["real", "complex"])
+def test_fields_on_the_banana(js, h, bend):
+    for flow in plane_flows(h):
+        for x, y in POINTS:
+            at = torch.tensor([x + 1j * bend, y - 0.5j * bend], dtype=torch.complex128)
+            if not bend:
+                at = at.real.clone()
+            want = flow.vector_field(at).numpy()
+            got = states([js(f"m.plane.field(m.plane.banana(100), {h}, '{flow.label}')"
+                             f"([{x}, {bend}, {y}, {-0.5 * bend}])")])[0]
+            size = 1 + np.abs(want).max()
+            assert np.abs(got - want).max() < CLOSE * size, (flow.label, x, y)
+
+
+@pytest.mark.parametrize("h", [0.0008, 0.0025])
+def test_paths_on_the_banana(js, h):
+    start = torch.tensor(POINTS[0], dtype=f64)
+    gd = gf.descend(BANANA, start, lr=h, steps=3).states.numpy()
+    assert np.abs(np.asarray(js(f"m.plane.descend(m.plane.banana(100), {h}, 0.9, 0.75, 3)"))
+                  - gd).max() < CLOSE
+    times = torch.linspace(0, 3 * h, 7, dtype=f64)
+    for flow in plane_flows(h):
+        want = gf.integrate(flow, start, times=times, rtol=1e-11, atol=1e-12).states.numpy()
+        got = js(f"m.plane.follow(m.plane.banana(100), {h}, '{flow.label}', 0.9, 0.75, 3, 2, "
+                 "{rtol: 1e-12, atol: 1e-13, most: 1e6})")
+        assert got["ended"] is None
+        assert np.abs(states(got["states"]) - want).max() < CLOSE, flow.label
+
+
+def test_the_principal_flow_ends_on_the_cut_where_the_package_says(js):
+    """Both stop near one time, and the figure's own test says why."""
+    h, start = 0.003, torch.tensor(POINTS[0], dtype=f64)
+    with pytest.raises(gf.errors.IntegrationError) as stopped:
+        gf.integrate(PrincipalFlow(BANANA, h, method="dense"), start, t=12 * h, rtol=1e-5)
+    got = js(f"m.plane.follow(m.plane.banana(100), {h}, 'PF', 0.9, 0.75, 12, 30, {{rtol: 1e-6}})")
+    assert abs(got["ended"]["time"] - stopped.value.time) < 0.1 * h
+    state = json.dumps(got["ended"]["state"])
+    assert js(f"m.plane.onCut(m.plane.banana(100), {h}, {state})")
+    assert not js(f"m.plane.onCut(m.plane.banana(100), {h}, [0.9, 0, 0.75, 0])")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_sharpness_on_the_banana(js, point):
+    want = float(torch.linalg.eigvalsh(BANANA.hessian(torch.tensor(point, dtype=f64)))[-1])
+    assert js(f"m.plane.sharpness(m.plane.banana(100), {point[0]}, {point[1]})") == (
+        pytest.approx(want, rel=1e-12))
+
+
+# ---- one dimension, to high order
+
+COSH = gf.problems.cosh()
+
+
+@pytest.mark.parametrize("order", range(8))
+def test_truncated_fields_in_one_dimension(js, order):
+    h = 0.17
+    flow = Truncated(COSH, h, order)
+    points = [-1.6, -0.7, 0.2, 1.0, 1.45]
+    want = [float(flow.vector_field(torch.tensor([x], dtype=f64))) for x in points]
+    got = js(f"(terms => {points}.map(x => m.scalar.field(terms, m.scalar.cosh, {h}, {order})"
+             f"([x])[0]))(m.scalar.equation(7))")
+    assert np.abs(np.subtract(got, want)).max() < CLOSE
+
+
+@pytest.mark.parametrize("order", [0, 1, 4])
+def test_truncated_paths_in_one_dimension(js, order):
+    h, start = 0.2, torch.tensor([1.4], dtype=f64)
+    times = torch.arange(9, dtype=f64) * h
+    want = gf.integrate(Truncated(COSH, h, order), start, times=times, rtol=1e-12, atol=1e-13)
+    got = js(f"m.ode.solve(m.scalar.field(m.scalar.equation(7), m.scalar.cosh, {h}, {order}), "
+             f"[1.4], {times.tolist()}, {{rtol: 1e-12, atol: 1e-13}}).states")
+    assert np.abs(np.asarray(got) - want.states.numpy()).max() < CLOSE
+    gd = gf.descend(COSH, start, lr=h, steps=8).states[:, 0].numpy()
+    assert np.abs(np.subtract(js(f"m.scalar.descend(m.scalar.cosh, {h}, 1.4, 8)"), gd)).max() < CLOSE
