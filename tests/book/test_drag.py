@@ -8,7 +8,7 @@ from bookkit import browser, drag, driven
 from bookkit.chapters import chapters, source
 from py_mini_racer import MiniRacer
 
-from gdflows.plotting import COLOURS
+from gdflows.plotting import COLOURS, CYCLE
 
 FIGURES = drag.figures()
 VIEWS = [(1280, False), (1280, True), (390, False), (390, True)]
@@ -55,6 +55,7 @@ def colour():
 
 def test_colours_are_those_of_the_package(colour):
     assert colour("gdflows.COLOURS") == COLOURS
+    assert colour("gdflows.CYCLE") == CYCLE
 
 
 def test_contrast_is_that_of_wcag(colour):

@@ -151,3 +151,112 @@ def test_truncated_paths_in_one_dimension(js, order):
     assert np.abs(np.asarray(got) - want.states.numpy()).max() < CLOSE
     gd = gf.descend(COSH, start, lr=h, steps=8).states[:, 0].numpy()
     assert np.abs(np.subtract(js(f"m.scalar.descend(m.scalar.cosh, {h}, 1.4, 8)"), gd)).max() < CLOSE
+
+
+# ---- rates that look at the curvature
+
+
+def rated(make, unit, steps=40, start=(-0.9, 1.2)):
+    """Points of one of the package's optimisers in the valley of the figure."""
+    loss = lambda w: (1 - w[0]) ** 2 + 5 * (w[1] - w[0] ** 2) ** 2  # noqa: E731
+    w = torch.nn.Parameter(torch.tensor(start, dtype=f64))
+    optimizer, seen = make([w]), [list(start)]
+    for _ in range(steps):
+        optimizer.step(lambda: unit * loss(w))
+        seen.append(w.detach().tolist())
+    return np.asarray(seen)
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0])
+@pytest.mark.parametrize("p", [1.0, 0.6])
+def test_dal(js, unit, p):
+    make = lambda w: gf.optim.DAL(w, p, cap=float("inf"), hvp="exact")  # noqa: E731
+    steps = 40 if p == 1 or unit < 1 else 3  # then it runs away
+    want = rated(make, unit, steps)
+    got = js(f"m.rates.dal(m.rates.real(m.plane.banana(5), {unit}), [-0.9, 1.2], {steps}, {p}, 2)")
+    same = np.abs(np.asarray(got["points"]) - want) / (1 + np.abs(want))
+    assert same.max() < CLOSE and not got["lost"]
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("start", [(-0.9, 1.2), (1.5, -0.4)])
+def test_adaeos(js, unit, start):
+    make = lambda w: gf.optim.AdaEoS(w, "sgd", hvp="exact")  # noqa: E731
+    want = rated(make, unit, 60, start)
+    got = js(f"m.rates.adaeos(m.rates.real(m.plane.banana(5), {unit}), {list(start)}, 60, 0.8)")
+    assert np.abs(np.asarray(got["points"]) - want).max() < CLOSE and not got["lost"]
+
+
+def test_fixed_rates(js):
+    want = gf.descend(gf.problems.banana(1.0, 5.0), torch.tensor([-0.9, 1.2], dtype=f64), 0.02, 40)
+    got = js("m.rates.fixed(m.rates.real(m.plane.banana(5), 2), [-0.9, 1.2], 40, 0.01).points")
+    assert np.abs(np.asarray(got) - want.states.numpy()).max() < CLOSE
+
+
+def test_dal_is_lost_where_the_package_refuses_to_go_on(js):
+    with pytest.raises(gf.errors.NonFiniteError):
+        rated(lambda w: gf.optim.DAL(w, 0.6, cap=float("inf"), hvp="exact"), 1.0)
+    assert js("m.rates.dal(m.rates.real(m.plane.banana(5), 1), [-0.9, 1.2], 40, 0.6, 2).lost")
+
+
+# ---- SGD and its equations
+
+SAMPLES = torch.tensor([-1.0] * 7 + [7.0], dtype=f64) / 7**0.5
+
+
+def variance(B):
+    return SAMPLES.var(correction=0).reshape(1, 1) / B
+
+
+@pytest.mark.parametrize("h", [0.1, 0.7, 1.0, 1.6])
+@pytest.mark.parametrize("B", [1, 8])
+def test_moments_of_sgd(js, h, B):
+    assert np.abs(np.subtract(js("m.noise.SAMPLES"), SAMPLES.numpy())).max() < CLOSE
+    bowl = gf.noise.Quadratic(torch.ones(1, dtype=f64), variance(B))
+    mean, covariance = gf.noise.moments(bowl, h, 11, torch.tensor([2.0], dtype=f64))
+    got = js(f"m.noise.moments({h}, {B}, 2, 11)")
+    assert np.abs(np.subtract(got, [float(mean[0]), float(covariance[0, 0])])).max() < CLOSE
+
+
+@pytest.mark.parametrize("h", [0.1, 0.7, 1.6])
+@pytest.mark.parametrize("order", [1, 2])
+def test_laws_of_the_equations(js, h, order):
+    """Drift −Aθ and noise R from the package; then the law of Ornstein and Uhlenbeck."""
+    B, steps = 4, 11
+    E = gf.problems.quadratic([1.0])
+    flow = gf.flows.StochasticModifiedEquation(E, h, covariance=variance(B), order=order)
+    one = torch.ones(1, 1, dtype=f64)
+    A, R = -float(flow.drift(one)[0, 0]), float(flow.noise(0 * one, one)[0, 0])
+    t = steps * h
+    want = [2 * np.exp(-A * t), R**2 / (2 * A) * (1 - np.exp(-2 * A * t))]
+    got = js(f"m.noise.equation({h}, {B}, 2, {steps}, {order})")
+    assert np.abs(np.subtract(got, want)).max() < CLOSE
+
+
+def test_random_numbers_are_those_of_the_seed(js):
+    def mulberry(state):
+        while True:
+            state = (state + 0x6D2B79F5) & 0xFFFFFFFF
+            z = state
+            z = ((z ^ (z >> 15)) * (z | 1)) & 0xFFFFFFFF
+            z ^= (z + (((z ^ (z >> 7)) * (z | 61)) & 0xFFFFFFFF)) & 0xFFFFFFFF
+            yield ((z ^ (z >> 14)) & 0xFFFFFFFF) / 2**32
+
+    want = mulberry(7)
+    got = js("(u => [...Array(50)].map(() => u()))(m.noise.generator(7))")
+    assert got == [next(want) for _ in range(50)]
+
+
+def test_runs_have_the_exact_moments_of_the_package(js):
+    h, B, steps, n = 0.6, 2, 9, 20_000
+    bowl = gf.noise.Quadratic(torch.ones(1, dtype=f64), variance(B))
+    mean, covariance = gf.noise.moments(bowl, h, steps, torch.tensor([2.0], dtype=f64))
+    runs = np.asarray(js(f"(u => [...Array({n})].map(() => m.noise.run({h}, {B}, 2, {steps}, u)))"
+                         "(m.noise.generator(3))"))
+    deviation = float(covariance[0, 0]) ** 0.5
+    assert abs(runs.mean() - float(mean[0])) < 4 * deviation / n**0.5
+    fourth = ((runs - runs.mean()) ** 4).mean()
+    assert abs(runs.var() - deviation**2) < 4 * ((fourth - deviation**4) / n) ** 0.5
+    normal = np.asarray(js(f"(g => [...Array({n})].map(() => g()))"
+                           "(m.noise.normals(m.noise.generator(3)))"))
+    assert abs(normal.mean()) < 4 / n**0.5 and abs(normal.var() - 1) < 4 * (2 / n) ** 0.5

@@ -30,10 +30,12 @@ LARGEST = 60_000  # bytes of a figure with all that it loads
 
 
 def colours() -> str:
-    """gdflows.plotting.COLOURS for the figures."""
-    from gdflows.plotting import COLOURS as models
+    """Those of gdflows.plotting, for the figures."""
+    from gdflows import plotting
 
-    return f"(globalThis.gdflows = globalThis.gdflows || {{}}).COLOURS = {json.dumps(models)};\n"
+    known = {"COLOURS": plotting.COLOURS, "CYCLE": plotting.CYCLE}
+    return (f"globalThis.gdflows = Object.assign(globalThis.gdflows || {{}}, "
+            f"{json.dumps(known)});\n")
 
 
 def figures() -> list[str]:
