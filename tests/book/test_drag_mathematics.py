@@ -260,3 +260,56 @@ def test_runs_have_the_exact_moments_of_the_package(js):
     normal = np.asarray(js(f"(g => [...Array({n})].map(() => g()))"
                            "(m.noise.normals(m.noise.generator(3)))"))
     assert abs(normal.mean()) < 4 / n**0.5 and abs(normal.var() - 1) < 4 * (2 / n) ** 0.5
+
+
+# ---- the valley
+
+H = 0.05
+
+
+@pytest.mark.parametrize("s", [0.0, 3.0, 8.0])
+@pytest.mark.parametrize("kappa", [0.2, 0.7])
+def test_the_stochastic_rod_on_the_valley(js, s, kappa):
+    E = gf.problems.valley(kappa, 44.0)
+    noise = torch.tensor([s**2, 0.0], dtype=f64)
+    flow = gf.flows.StochasticRodFlow(E, H, covariance=noise, rank=1)
+    v = f"{{kappa: {kappa}, top: 44}}"
+    for y, q in ((38.0, 0.4), (39.9, 1.7), (41.0, 0.01), (21.0, 0.3)):
+        centre, companions = flow.field(
+            torch.tensor([0.0, y], dtype=f64), directions=torch.eye(2, dtype=f64)[:1],
+            covariance=torch.full((1, 1), q, dtype=f64))
+        want = [float(centre[1]), float(companions["covariance"][0, 0])]
+        got = js(f"m.valley.rod({v}, {H}, {s}, [{y}, {q}])")
+        assert np.abs(np.subtract(got, want)).max() < CLOSE
+    if s:
+        start = torch.tensor([0.0, 38.0], dtype=f64)
+        times = torch.arange(0, 41, 10, dtype=f64) * H
+        path = gf.integrate(flow, start, times=times, method="rk4", step=H)
+        got = np.asarray(js(f"m.valley.follow({v}, {H}, {s}, 38, 0, 40)"))[::10]
+        assert np.abs(got[:, 0] - path.states[:, 1].numpy()).max() < CLOSE
+        assert np.abs(got[:, 1] - flow.covariance_of(path)[:, 0, 0].numpy()).max() < CLOSE
+
+
+@pytest.mark.parametrize("s", [1.0, 4.0, 8.0])
+def test_where_the_rod_rests_the_package_says_it_stands_still(js, s):
+    E = gf.problems.valley(0.2, 44.0)
+    flow = gf.flows.StochasticRodFlow(
+        E, H, covariance=torch.tensor([s**2, 0.0], dtype=f64), rank=1)
+    y = js(f"m.valley.rest({{kappa: 0.2, top: 44}}, {H}, {s})")
+    rate, companions = flow.field(
+        torch.tensor([0.0, y], dtype=f64), directions=torch.eye(2, dtype=f64)[:1],
+        covariance=torch.full((1, 1), 0.4 * (44 - y), dtype=f64))
+    assert abs(float(rate[1])) < CLOSE and abs(float(companions["covariance"])) < CLOSE
+    assert 38 < y < 40
+
+
+def test_descent_on_the_valley(js):
+    E = gf.problems.valley(0.3, 43.0)
+    want = gf.descend(E, torch.tensor([1.3, 38.0], dtype=f64), H, 30).states.numpy()
+    got = js(f"m.valley.walk({{kappa: 0.3, top: 43}}, {H}, 0, 1.3, 38, 30)")
+    assert np.abs(np.asarray(got) - want).max() < CLOSE
+    noisy = np.asarray(js(f"m.valley.walk({{kappa: 0.3, top: 43}}, {H}, 2, 1.3, 38, 30, () => 1)"))
+    pushed = gf.Objective(
+        lambda v: v[1] * v[0] ** 2 / 2 + 0.15 * (v[1] - 43) ** 2 + 2 * v[0], 2)
+    want = gf.descend(pushed, torch.tensor([1.3, 38.0], dtype=f64), H, 30).states.numpy()
+    assert np.abs(noisy - want).max() < CLOSE

@@ -13,7 +13,7 @@ gdflows.figure("sgd", function (fig) {
   });
   const spread = fig.plot({
     name: "Variance after forty steps against h lambda, over that of the equation of order 1",
-    x: [0, 1.9], y: [0.3, 4], log: true, xlabel: "hλ", ylabel: "variance, in units of the first order's",
+    x: [0, 1.9], y: [0, 4], xlabel: "hλ", ylabel: "variance, in units of the first order's",
   });
   let runs = null;
   const begin = () => (runs = null);
