@@ -46,8 +46,9 @@ def test_each_figure_stands_in_one_chapter():
 
 
 @pytest.fixture(scope="module")
-def colour():
+def colour(request):
     engine = MiniRacer()
+    request.addfinalizer(engine.close)
     engine.eval(drag.colours())
     engine.eval((drag.FOLDER / "colour.js").read_text())
     return lambda text: json.loads(engine.eval(f"JSON.stringify({text})"))

@@ -16,9 +16,10 @@ CLOSE = 1e-9
 
 
 @pytest.fixture(scope="module")
-def js():
+def js(request):
     """The value of an expression in which `m` are the modules."""
     engine = MiniRacer()
+    request.addfinalizer(engine.close)
     for path in sorted((drag.FOLDER / "math").glob("*.js")):
         engine.eval(path.read_text())
     engine.eval("const m = globalThis.gdflows.math;")
@@ -313,3 +314,81 @@ def test_descent_on_the_valley(js):
         lambda v: v[1] * v[0] ** 2 / 2 + 0.15 * (v[1] - 43) ** 2 + 2 * v[0], 2)
     want = gf.descend(pushed, torch.tensor([1.3, 38.0], dtype=f64), H, 30).states.numpy()
     assert np.abs(noisy - want).max() < CLOSE
+
+
+# ---- the principal flow off the real axis
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.2])
+@pytest.mark.parametrize("h", [0.5, 1.8])
+def test_the_spiral(js, bend, h):
+    E = gf.Objective(lambda z: (z**2 / 2 + bend * z**4 / 4).sum(), 1)
+    flow = PrincipalFlow(E, h, method="dense")
+    for re, im in ((0.7, 0.0), (-0.4, 0.3), (0.2, -0.6)):
+        at = torch.tensor([re + 1j * im], dtype=torch.complex128)
+        want = complex(flow.vector_field(at)[0])
+        got = complex(*js(f"m.spiral.field({bend}, {h})([{re}, {im}])"))
+        assert abs(got - want) < CLOSE
+    start = torch.tensor([0.6], dtype=f64)
+    times = torch.arange(4, dtype=f64) * h
+    want = gf.integrate(flow, start, times=times, rtol=1e-11, atol=1e-12).states[:, 0].numpy()
+    got = js(f"m.spiral.follow({bend}, {h}, [0.6, 0], 3, 1, {{rtol: 1e-12, atol: 1e-13}}).states")
+    assert np.abs(pairs(got) - want).max() < CLOSE
+    gd = gf.descend(E, start, lr=h, steps=3).states[:, 0].numpy()
+    got = pairs(js(f"m.spiral.descend({bend}, {h}, [0.6, 0], 3)"))
+    assert np.abs(got - gd).max() < CLOSE
+
+
+# ---- the network
+
+
+@pytest.fixture(scope="module")
+def net(js):
+    """The figure's network as an objective of the package, its start and its data."""
+    xs = np.linspace(-1, 1, 9)
+    points = np.stack([xs, np.sin(3.5 * xs)], 1)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    x, y = torch.from_numpy(points).split(1, 1)
+    E = gf.Objective.from_module(module, torch.nn.functional.mse_loss, (x, y))
+    return E, torch.tensor(js("m.network.start(8, 2)"), dtype=f64), json.dumps(points.tolist())
+
+
+def test_the_network(js, net):
+    E, theta, points = net
+    at = json.dumps(theta.tolist())
+    assert js(f"m.network.loss({at}, {points})") == pytest.approx(float(E.value(theta)), abs=CLOSE)
+    assert np.abs(np.subtract(js(f"m.network.grad({at}, {points})"), E.grad(theta))).max() < CLOSE
+    hessian = E.hessian(theta)
+    got = js(f"m.network.hessian({at}, {points})")
+    assert np.abs(np.subtract(got, hessian)).max() < CLOSE
+    top = js(f"m.network.top(m.network.hessian({at}, {points}))")
+    pair = gf.curvature.top_eigenpairs(E, theta, tol=1e-12)
+    assert top["value"] == pytest.approx(float(pair.values[0]), abs=CLOSE)
+    vector = torch.tensor(top["vector"], dtype=f64)
+    assert float((hessian @ vector - top["value"] * vector).norm()) < CLOSE
+
+
+def test_the_network_s_descent_and_rod(js, net):
+    E, theta, points = net
+    h = 0.25
+    gd = gf.descend(E, theta, lr=h, steps=20).states
+    at = f"[...Array(20)].reduce(t => m.network.step(t, {points}, {h}), m.network.start(8, 2))"
+    last = torch.tensor(js(at), dtype=f64)
+    assert float((last - gd[-1]).abs().max()) < CLOSE
+    # what RodFlow begins with, at a start of the figure: the point between two iterates
+    flow = gf.flows.RodFlow(E, h)
+    centre, _ = flow.start(theta)
+    seen = js(f"(t => m.network.rod(t, m.network.step(t, {points}, {h}), "
+              f"{json.dumps(theta.tolist())}))(m.network.start(8, 2))")
+    assert float((torch.tensor(seen["centre"], dtype=f64) - centre).abs().max()) < CLOSE
+    half = (theta - gd[1]) / 2
+    assert seen["half"] == pytest.approx(float(half @ theta), abs=CLOSE)
+
+
+def test_the_largest_eigenvalue(js):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(6, 6))
+    matrix = matrix + matrix.T
+    got = js(f"m.network.top({matrix.tolist()}).value")
+    assert got == pytest.approx(np.linalg.eigvalsh(matrix)[-1], abs=1e-12)

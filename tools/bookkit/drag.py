@@ -24,7 +24,7 @@ from sphinx.util.docutils import SphinxDirective
 from .chapters import ROOT
 
 FOLDER = ROOT / "book/_static/drag"
-SHARED = ("colours.js", "colour.js", "plot.js", "figure.js")
+SHARED = ("colours.js", "colour.js", "contours.js", "plot.js", "figure.js")
 COLOURS = "colours.js"  # not in the repository: written from the package
 LARGEST = 60_000  # bytes of a figure with all that it loads
 

@@ -194,7 +194,6 @@
       const stop = () => {
         this.playing = false;
         button.textContent = label;
-        button.setAttribute("aria-pressed", "false");
         this.schedule();
       };
       const go = () => {
@@ -205,7 +204,6 @@
         }
         this.playing = true;
         button.textContent = "Pause";
-        button.setAttribute("aria-pressed", "true");
         const frame = () => {
           if (!this.playing) return;
           if (!tick()) return stop();
@@ -228,9 +226,19 @@
         if (values) this.take(values);
       });
       this.take(shared || this.first);
-      if (shared && Object.keys(shared).length) {
-        this.place.scrollIntoView({ block: "start" });
+      if (shared) this.show();
+    }
+
+    // Scroll here, and again when the formulas above have been set, unless the reader moved.
+    show() {
+      let moved = false;
+      for (const kind of ["wheel", "pointerdown", "keydown", "touchmove"]) {
+        addEventListener(kind, () => (moved = true), { once: true, passive: true });
       }
+      const here = () => moved || this.place.scrollIntoView({ block: "start", behavior: "instant" });
+      here();
+      const set = () => (root.MathJax && root.MathJax.startup ? root.MathJax.startup.promise : null);
+      addEventListener("load", () => Promise.resolve(set()).then(here), { once: true });
     }
   }
 

@@ -260,15 +260,23 @@
     // a press anywhere in the plot puts the first handle there
     anywhere() {
       this.svg.classList.add("drag-anywhere");
-      this.svg.addEventListener("pointerdown", (event) => {
+      const put = (event) => {
         const [x, y] = this.at(event);
-        if (x < this.x[0] || x > this.x[1] || y < this.y[0] || y > this.y[1]) return;
-        const { node, options } = this.handles[0];
-        options.move(x, y);
-        node.focus({ preventScroll: true });
-        node.setPointerCapture(event.pointerId);
-        event.preventDefault();
+        if (x < this.x[0] || x > this.x[1] || y < this.y[0] || y > this.y[1]) return false;
+        this.handles[0].options.move(x, y);
+        this.handles[0].node.focus({ preventScroll: true });
         this.figure.change();
+        return true;
+      };
+      let touch = false; // a finger may be about to scroll: only a tap counts
+      this.svg.addEventListener("pointerdown", (event) => {
+        touch = event.pointerType === "touch";
+        if (touch || !put(event)) return;
+        this.handles[0].node.setPointerCapture(event.pointerId);
+        event.preventDefault();
+      });
+      this.svg.addEventListener("click", (event) => {
+        if (touch && !event.target.closest(".drag-handle")) put(event);
       });
     }
 
@@ -288,33 +296,5 @@
     }
   }
 
-  // Level sets by marching squares on n × n cells: for each level a list of two-point pieces.
-  function contours(f, [x0, x1], [y0, y1], levels, n) {
-    const xs = [...Array(n + 1).keys()].map((k) => x0 + ((x1 - x0) * k) / n);
-    const ys = [...Array(n + 1).keys()].map((k) => y0 + ((y1 - y0) * k) / n);
-    const values = ys.map((y) => xs.map((x) => f(x, y)));
-    return levels.map((level) => {
-      const pieces = [];
-      for (let j = 0; j < n; j++) {
-        for (let i = 0; i < n; i++) {
-          const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]];
-          const crossings = [];
-          corners.forEach(([a, b], k) => {
-            const [c, d] = corners[(k + 1) % 4];
-            const [p, q] = [values[b][a] - level, values[d][c] - level];
-            if (p < 0 === q < 0) return;
-            const s = p / (p - q);
-            crossings.push([xs[a] + s * (xs[c] - xs[a]), ys[b] + s * (ys[d] - ys[b])]);
-          });
-          for (let k = 0; k + 1 < crossings.length; k += 2) {
-            pieces.push([crossings[k], crossings[k + 1]]);
-          }
-        }
-      }
-      return pieces;
-    });
-  }
-
   G.Plot = Plot;
-  G.contours = contours;
 })(globalThis);

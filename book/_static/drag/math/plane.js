@@ -145,5 +145,5 @@
   }
 
   G.math = G.math || {};
-  G.math.plane = { banana, field, descend, follow, sharpness, onCut };
+  G.math.plane = { alpha, banana, field, descend, follow, sharpness, onCut };
 })(globalThis);
