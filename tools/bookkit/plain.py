@@ -418,8 +418,11 @@ class Writer:
         return self.blocks(node)
 
     def block_raw(self, node):
-        if node.get("format") != "html":
+        if node.get("format") != "html" or node.get("silent"):
             return []
+        if "anchor" in node:  # see drag.py
+            link = f"{self.page}#{node['anchor']}"
+            return [f"**Figure to drag: [{node['title']}]({link})** (on the page, in a browser)."]
         return [f"*There is a figure to move here, on [the page]({self.page}).*"]
 
     def block_footnote(self, node):
