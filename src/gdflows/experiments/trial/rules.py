@@ -87,7 +87,7 @@ _TEXT = """\
    judged twice: at one setting for all tasks, and searched like the others. Nobody decays weights.
    No rate is chosen on the seed that is judged, except a finder's, whose cost counts.
 4. Targets. AdamW with a cosine over half of the budget and a warm-up of a twentieth, at the rates
-   {rates}, on seed {target_seed}: the least loss that one of them ends with, rounded up to two
+   {rates}, on seed {target_seed}: the least loss that one of them ends with, rounded up to three
    digits. Targets were set before any other method had run on a new task.
 5. Judging. Of the training loss in full batch; else of the loss on at least {judged} held-out
    samples (characters, in a text), or all there are. The target counts as reached at a step, found

@@ -21,7 +21,7 @@ def target(name: str) -> tuple[float, list[float]]:
     Returns
     -------
     (float, list of float)
-        The least loss, rounded up to two digits; all three.
+        The least loss, rounded up to three digits; all three.
     """
     what, ends = suite_task(name), []
     for lr in TARGET_RATES:
@@ -35,7 +35,7 @@ def target(name: str) -> tuple[float, list[float]]:
     return rounded_up(min(ends)), ends
 
 
-def rounded_up(x: float, digits: int = 2) -> float:
+def rounded_up(x: float, digits: int = 3) -> float:
     """To so many significant digits."""
     unit = 10.0 ** (math.floor(math.log10(x)) + 1 - digits)
     return float(f"{math.ceil(x / unit - 1e-9) * unit:.{digits}g}")
