@@ -55,6 +55,11 @@ def digits():
     return what, what.network(0), what.batches(0)
 
 
+def go(made, what, network, batches):
+    x, y = next(batches)
+    made.step(lambda: what.loss(network(x), y))
+
+
 def test_a_scheduled_optimiser_is_torch_s_own_loop():
     what, network, batches = digits()
     scheduled = entrants.ENTRANTS["adamw"].make(
@@ -108,8 +113,7 @@ def test_looking_changes_no_bit(name):
         method = entrants.ENTRANTS[name]
         made = method.make(network, what, **method.start(True))
         for _ in range(10):
-            x, y = next(batches)
-            made.step(lambda x=x, y=y: what.loss(network(x), y))
+            go(made, what, network, batches)
             if looking:
                 own = [p.detach().clone() for p in network.parameters()]
                 with made.handed_over():
@@ -134,8 +138,7 @@ def test_every_method_makes_steps():
         made = method.make(network, what, **settings)
         before = what.measure(network)[0]
         for _ in range(40):
-            x, y = next(batches)
-            made.step(lambda x=x, y=y: what.loss(network(x), y))
+            go(made, what, network, batches)
         with made.handed_over():
             after = what.measure(network)[0]
         assert made.cost["gradients"] >= 40, name

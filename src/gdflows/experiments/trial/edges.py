@@ -110,12 +110,21 @@ def gain_by_edge(
     if len(found) < 4:
         raise InputError(f"{len(found)} pairs of edge and gain are too few to correlate.")
     out = {"n": float(len(found))}
+    y = _ranks(found.log)
     for name in ("off_true", "off_batch"):
-        x, y = -found[name].to_numpy(), found.log.to_numpy()
-        out[name] = float(stats.spearmanr(x, y).statistic)
+        x = _ranks(-found[name])
+        out[name] = float(x @ y)
         test = stats.permutation_test(
-            (x,), lambda a, y=y: stats.spearmanr(a, y).statistic, permutation_type="pairings",
-            n_resamples=2000, rng=np.random.default_rng(0),
+            (x,), lambda a, axis: (a * y).sum(axis), permutation_type="pairings",
+            vectorized=True, n_resamples=5000, rng=np.random.default_rng(0),
         )  # fmt: skip
         out[f"p_{name}"] = float(test.pvalue)
     return found, out
+
+
+def _ranks(values) -> np.ndarray:
+    """Ranks, centred and of length 1: their product is Spearman's correlation."""
+    ranks = stats.rankdata(np.asarray(values, dtype=float))
+    ranks -= ranks.mean()
+    size = np.linalg.norm(ranks)
+    return ranks / size if size else ranks

@@ -36,27 +36,24 @@ def courses(table: pd.DataFrame) -> pd.DataFrame:
     """
     if "part" not in table:
         raise InputError("This is no table of the study tuned-trial: it has no column part.")
-    out = []
-    for key, run in table.groupby(_RUN, sort=False):
-        run = run.sort_values("step", kind="stable")
-        last, hits = run.iloc[-1], run[run.reached.astype(bool)]
-        hit = hits.iloc[0] if len(hits) else None
-        row = dict(zip(_RUN, key, strict=True))
-        for name, value in (("steps", "step"), ("evaluations", None), ("seconds", None)):
-            row[name] = math.inf if hit is None else _spent(hit, name, value)
-        row |= {"error": math.nan if hit is None else hit.error}
-        row |= {"final": last.judged, "accuracy": last.accuracy, "run": last.step}
-        row |= {f"spent_{m}": _spent(last, m, None) for m in MEASURES[1:]}
-        out.append(row)
-    return pd.DataFrame(out)
+    last = _costed(table.drop_duplicates(_RUN, keep="last"))
+    hits = table[table.reached.astype(bool)].drop_duplicates(_RUN)
+    hits = _costed(hits)[[*_RUN, *MEASURES, "error"]]
+    out = last.rename(columns={"judged": "final", "steps": "run"})
+    out = out.rename(columns={m: f"spent_{m}" for m in MEASURES[1:]})
+    out = out[[*_RUN, "final", "accuracy", "run", *(f"spent_{m}" for m in MEASURES[1:])]]
+    out = out.merge(hits, on=_RUN, how="left")
+    out[list(MEASURES)] = out[list(MEASURES)].fillna(math.inf)
+    return out
 
 
-def _spent(row, measure: str, column: str | None) -> float:
-    if column:
-        return float(row[column])
-    if measure == "seconds":
-        return row.microseconds / 1e6
-    return float(row.gradients + RULES.hvp * row.hvps)
+def _costed(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the three measures; rows of a run are in the order of its steps."""
+    return rows.assign(
+        steps=rows.step.astype(float),
+        evaluations=(rows.gradients + RULES.hvp * rows.hvps).astype(float),
+        seconds=rows.microseconds / 1e6,
+    )
 
 
 # -- the search ----------------------------------------------------------------------------------
@@ -254,28 +251,33 @@ def log_ratios(
         ``task``, ``seed``, ``log``, ``rival``, and of both whether they ``missed``; tasks that
         lack one of the two are left out.
     """
-    out = []
+    known = {}
     for task, table in tables.items():
         require_settled(table)
-        found = costs(table, by, budgets[task])
+        known[task] = costs(table, by, budgets[task])
+    return _ratios(known, ours, rival)
+
+
+def _ratios(
+    known: Mapping[str, pd.DataFrame], ours: tuple[str, str], rival: tuple[str, str]
+) -> pd.DataFrame:
+    out = []
+    for task, found in known.items():
         against = rival[0]
         if against == "best":
             others = found[(found.part == rival[1]) & ~found.method.map(_of_ours)]
             against = others.groupby("method").cost.median().idxmin() if len(others) else ""
-        pair = [
-            found[(found.method == m) & (found.part == p)].set_index("seed")
-            for m, p in (ours, (against, rival[1]))
-        ]
-        if not all(len(one) for one in pair):
+        mine, theirs = (
+            found[(found.method == m) & (found.part == p)] for m, p in (ours, (against, rival[1]))
+        )
+        if not (len(mine) and len(theirs)):
             continue
-        mine, theirs = pair
-        both = mine.join(theirs, lsuffix="_ours", rsuffix="_rival", how="inner")
+        both = mine.merge(theirs, on="seed", suffixes=("_ours", "_rival"))
         out.append(
             pd.DataFrame(
-                {"task": task, "seed": both.index, "rival": against,
-                 "log": np.log(both.cost_rival / both.cost_ours).to_numpy(),
-                 "missed_ours": both.missed_ours.to_numpy(),
-                 "missed_rival": both.missed_rival.to_numpy()}
+                {"task": task, "seed": both.seed, "rival": against,
+                 "log": np.log(both.cost_rival / both.cost_ours),
+                 "missed_ours": both.missed_ours, "missed_rival": both.missed_rival}
             )
         )  # fmt: skip
     if not out:
@@ -345,23 +347,24 @@ def summary(
         By ``rival`` and ``part``: ``ratio``, ``low``, ``high``; ``tasks``; ``missed_ours`` and
         ``missed_rival``, parts of the runs. The rival "best" is each task's best in hindsight.
     """
-    rivals = {("best", "tuned")}
-    for table in tables.values():
-        found = judged(table)
+    known, rivals, rows = {}, {("best", "tuned")}, {}
+    for task, table in tables.items():
+        require_settled(table)
+        known[task] = found = costs(table, by, budgets[task])
         rivals |= set(zip(found.method, found.part, strict=True)) - {ours}
-    rows = {}
+    there = [found[["method", "part"]].drop_duplicates() for found in known.values()]
+    together = [set(zip(t.method, t.part, strict=True)) for t in there]
     for rival in sorted(rivals):
-        try:
-            ratios = log_ratios(tables, budgets, ours, rival, by)
-        except InputError as error:
-            if "No task has both" not in str(error):
-                raise
+        if not any(ours in t and (rival in t or rival[0] == "best") for t in together):
             continue
+        ratios = _ratios(known, ours, rival)
         mean, low, high = over_tasks(ratios)
         rows[rival] = {
             "ratio": mean, "low": low, "high": high, "tasks": ratios.task.nunique(),
             "missed_ours": ratios.missed_ours.mean(), "missed_rival": ratios.missed_rival.mean(),
         }  # fmt: skip
+    if not rows:
+        raise InputError(f"No task has {ours}.")
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index = pd.MultiIndex.from_tuples(out.index, names=["rival", "part"])
     return out.sort_values("ratio")
