@@ -3,7 +3,7 @@
 from unittest import mock
 
 from gdflows import runs
-from gdflows.experiments.trial import tasks
+from gdflows.experiments.trial import suite, tasks
 
 ALL = runs.available()
 #: Those of studies; the others are of benchmarks, and hold times.
@@ -25,7 +25,10 @@ def data_of(name: str) -> str | None:
 
     with mock.patch.object(tasks.problems, "load", ask):
         try:
-            tasks.TASKS[config["name"]][0]()
+            if config["study"] == "tuned-trial":
+                suite.SUITE[config["task"]].data()
+            else:
+                tasks.TASKS[config["name"]][0]()
         except _AskedFor as asked:
             return asked.args[0]
     return None

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 MODULES = (
     "adaptive_edge", "constrained", "drift_rates", "eos", "label_drift", "leaderboard",
     "loss_rises", "penalty", "predictions", "scaling_rules", "step_size", "stochastic_edge",
-    "trained_steps", "trial.study", "verdicts",
+    "trained_steps", "trial.study", "trial.tuned", "verdicts",
 )  # fmt: skip
 _TYPES = {"Literal": Literal, "bool": bool, "float": float, "int": int, "str": str}
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*)(?: :.*)?$", re.MULTILINE)

@@ -1,0 +1,138 @@
+"""The search of a method's settings: a grid that widens itself, within a budget of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gdflows.experiments.trial.entrants import Axis, Entrant, label
+from gdflows.experiments.trial.rules import RULES
+
+SWEEP, SEARCH = "sweep", "search"  # parts of a record: the first line over the rate, and the rest
+
+
+class Score(NamedTuple):
+    """How a run went."""
+
+    steps: float  # to the target, ∞ if it was not reached
+    final: float  # the loss at the end
+    spent: float  # in gradients
+    run: int  # steps that were made
+
+
+def rank(scores: Sequence[Score], part: str, seeds: int) -> tuple[float, float]:
+    """What a setting is compared by; less is better.
+
+    Steps to the target, in geometric mean over the seeds of the search; then the loss at the end
+    on the first. In the sweep a missed target counts as the rules say; one that was missed on the
+    first seed, or in the search on any, is no number of steps.
+    """
+    missed = [math.isinf(s.steps) for s in scores]
+    if len(scores) < seeds or missed[0] or (part == SEARCH and any(missed)):
+        return math.inf, scores[0].final
+    logs = [math.log(max(RULES.missed * s.run if m else s.steps, 1))
+            for s, m in zip(scores, missed, strict=True)]  # fmt: skip
+    return math.exp(sum(logs) / len(logs)), scores[0].final
+
+
+class Search:
+    """Pattern search: neighbours of the best so far, the rate's first, until none is better.
+
+    Parameters
+    ----------
+    entrant : Entrant
+        Its axes, the first of which is the rate's.
+    start : dict
+        Where to begin.
+    run : callable
+        ``run(settings, seed, steps, part)`` makes a run of at most so many steps, on one of the
+        seeds 0, 1, … of the search, and gives its Score.
+    budget : float
+        In gradients.
+    steps : int
+        The longest run.
+    seeds : int
+        Of the search. A setting that misses on one is not tried on the next.
+
+    Attributes
+    ----------
+    best : dict
+        The best settings so far.
+    tried : dict
+        Scores by label.
+    spent : float
+        Gradients so far. It never exceeds the budget, but for the runs at the start.
+    """
+
+    def __init__(
+        self, entrant: Entrant, start: dict, run: Callable[[dict, int, int, str], Score],
+        budget: float, steps: int, seeds: int = 1,
+    ):  # fmt: skip
+        self.entrant, self.start, self.run = entrant, dict(start), run
+        self.budget, self.steps, self.seeds = budget, steps, seeds
+        self.spent, self.tried, self.best, self.ranks = 0.0, {}, None, {}
+        self._look(self.start, SWEEP)
+
+    def all(self) -> dict:
+        """Carry it out; the best settings."""
+        rate, *others = self.entrant.axes
+        self._settle([rate], SWEEP)
+        self._settle([rate, *others], SEARCH)
+        self._settle([axis for axis in (rate, *others) if axis.factor], SEARCH, fine=True)
+        return self.best
+
+    def _limits(self, part: str) -> list[int]:
+        """The most steps on each seed."""
+        if part == SWEEP or math.isinf(self.ranks[label(self.best)][0]):
+            return [self.steps] * self.seeds
+        known = self.tried[label(self.best)]
+        return [math.ceil(min(self.steps, RULES.patience * s.steps)) for s in known]
+
+    def _dearest(self, runs: int, part: str) -> float:
+        """What so many settings may cost."""
+        scores = [s for each in self.tried.values() for s in each]
+        each = max(s.spent / max(s.run, 1) for s in scores)
+        limits = self._limits(part)
+        best = self.ranks[label(self.best)][0]
+        # As long as nothing has come to the target a setting is not tried on a second seed.
+        return runs * each * (limits[0] if math.isinf(best) else sum(limits))
+
+    def _look(self, settings: dict, part: str) -> None:
+        limits = [self.steps] * self.seeds if self.best is None else self._limits(part)
+        scores = []
+        for seed, limit in enumerate(limits):
+            scores.append(self.run(settings, seed, limit, part))
+            self.spent += scores[-1].spent
+            if math.isinf(scores[-1].steps) and (seed == 0 or part == SEARCH):
+                break
+        name = label(settings)
+        self.tried[name], self.ranks[name] = scores, rank(scores, part, self.seeds)
+        if self.best is None or self.ranks[name] < self.ranks[label(self.best)]:
+            self.best = dict(settings)
+
+    def _active(self, axis: Axis) -> bool:
+        return not axis.only_with or self.best.get(axis.only_with, "constant") != "constant"
+
+    def _untried(self, axes: list[Axis], fine: bool) -> tuple[Axis, dict] | None:
+        for axis in axes:
+            if self._active(axis):
+                beside = axis.neighbours(self.best[axis.name], self.start[axis.name], fine)
+                for value in beside:
+                    candidate = self.best | {axis.name: value}
+                    if label(candidate) not in self.tried:
+                        return axis, candidate
+        return None
+
+    def _settle(self, axes: list[Axis], part: str, fine: bool = False) -> None:
+        """Until no neighbour is better, or what is left would not do."""
+        while found := self._untried(axes, fine):
+            axis, candidate = found
+            # After a change of another setting the rate must be closed again on both sides.
+            runs = 1 if axis.factor else 1 + 2 * len([a for a in axes if a.factor])
+            if self.spent + self._dearest(runs, part) > self.budget:
+                if axis.factor or not any(a.factor for a in axes):
+                    return
+                axes = [a for a in axes if a.factor]
+                continue
+            self._look(candidate, part)
