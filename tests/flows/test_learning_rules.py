@@ -13,6 +13,7 @@ from gdflows.flows.learning import (
     FeedbackAlignment,
     Hebb,
     KolenPollack,
+    ModifiedRule,
     Oja,
     WeightMirror,
     asymmetry,
@@ -97,6 +98,18 @@ def test_turning_bias_is_the_series_engines_second_term():
     assert torch.allclose(speed, -torch.stack(quarter), atol=1e-8)
     with pytest.raises(InputError, match="shape"):
         turning_bias(torch.eye(3), torch.ones(2))
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_eulers_steps_follow_the_modified_rule(order):
+    flow, errors = Oja(C), []
+    for h in (0.02, 0.01):
+        euler = gf.integrate(flow, W0, t=0.6, method="euler", step=h).states[-1]
+        model = gf.integrate(ModifiedRule(flow, h, order=order), W0, t=0.6, rtol=1e-11)
+        errors.append(float((model.states[-1] - euler).norm()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order + 1, abs=0.1)
+    with pytest.raises(InputError, match="takes none"):
+        gf.integrate(ModifiedRule(BCM(UNIT, threshold_time=1), 0.1), UNIT[0], t=1.0)
 
 
 # -- Hebb and Oja -------------------------------------------------------------------------------

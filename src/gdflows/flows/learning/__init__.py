@@ -3,7 +3,13 @@
 from gdflows.flows.learning.energies import HopfieldEnergy, LayeredEnergy, PredictiveCoding
 from gdflows.flows.learning.feedback import FeedbackAlignment, KolenPollack, WeightMirror
 from gdflows.flows.learning.hebbian import BCM, Hebb, Oja
-from gdflows.flows.learning.linear import asymmetry, euler_edge, rate_matrix, turning_bias
+from gdflows.flows.learning.linear import (
+    ModifiedRule,
+    asymmetry,
+    euler_edge,
+    rate_matrix,
+    turning_bias,
+)
 from gdflows.flows.learning.nudging import NudgedLearning, TwoTimes
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "HopfieldEnergy",
     "KolenPollack",
     "LayeredEnergy",
+    "ModifiedRule",
     "NudgedLearning",
     "Oja",
     "PredictiveCoding",

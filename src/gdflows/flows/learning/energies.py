@@ -64,6 +64,7 @@ class LayeredEnergy(ABC):
 
     def stiffness(self, theta: Tensor, s: Tensor, beta: float = 0.0) -> Tensor:
         """∂²F/∂s² of each sample, ``(n, S, S)``."""
+
         def column(e: Tensor) -> Tensor:
             return torch.func.jvp(lambda z: self.force(theta, z, beta), (s,), (e.expand_as(s),))[1]
 

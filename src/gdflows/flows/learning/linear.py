@@ -1,4 +1,4 @@
-"""A rule's field at a point, to first order: is it a gradient, and how long may a step be?"""
+"""A rule and its steps: is it a gradient, how long may a step be, what does a step follow?"""
 
 from __future__ import annotations
 
@@ -6,8 +6,45 @@ import torch
 from torch import Tensor
 
 from gdflows.arguments import number
+from gdflows.bseries.modified import modified_equation
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
+
+
+class ModifiedRule(Flow):
+    r"""The flow that Euler's steps of another flow follow, to any order in the step.
+
+    .. math:: \dot\theta = f - \tfrac h2 f'f + \tfrac{h^2}{12}f''(f, f) + \tfrac{h^2}3f'f'f + \dots
+
+    Parameters
+    ----------
+    rule : Flow
+        f, without companions, its field differentiable by ``torch.func``: a rule of this module.
+        For gradient descent itself :class:`gdflows.flows.Truncated` is faster.
+    lr : float
+        The step h.
+    order : int
+        The highest power of h.
+
+    Raises
+    ------
+    InputError
+        If the flow carries companions.
+    """
+
+    def __init__(self, rule: Flow, lr: float, *, order: int = 1):
+        super().__init__(rule.objective, lr)
+        self.rule = rule
+        self._series = modified_equation("explicit-euler", order)(rule.vector_field)
+        self.label = f"{rule.label}, order {order}"
+
+    def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.rule.companions(theta):
+            raise InputError(f"{self.rule.label} carries companions; ModifiedRule takes none.")
+        return super().start(theta)
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        return self._series(theta, self.lr)
 
 
 def rate_matrix(flow: Flow, theta: Tensor, **companions: Tensor) -> Tensor:
