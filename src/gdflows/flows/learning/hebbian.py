@@ -1,0 +1,203 @@
+r"""Local rules of one neuron: Hebb, Oja, and Bienenstock, Cooper and Munro.
+
+The neuron's activity is :math:`y = w^\top x`. The fields are averages over the inputs x, as they
+hold when inputs change much faster than weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gdflows.arguments import number
+from gdflows.errors import InputError
+from gdflows.flows.base import Flow
+from gdflows.objective import Objective
+
+
+class Hebb(Flow):
+    r"""Hebb's rule, :math:`\dot w = \langle y\,x\rangle = C w`: uphill on the output's power.
+
+    Time is in units of the rule's own time constant. The objective is
+    :math:`-\tfrac12 w^\top C w`, whose gradient flow it is; nothing bounds it from below.
+
+    Parameters
+    ----------
+    correlation : Tensor
+        :math:`C = \langle xx^\top\rangle`, shape ``(D, D)``, symmetric, no eigenvalue below 0.
+
+    Raises
+    ------
+    InputError
+        If C is no such matrix.
+    """
+
+    label = "Hebb"
+
+    def __init__(self, correlation: Tensor):
+        self.correlation = _correlation(correlation)
+        super().__init__(Objective(self._energy, len(correlation)))
+
+    def _energy(self, w: Tensor) -> Tensor:
+        return -(w @ (self.correlation @ w)) / 2
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        return self.correlation @ theta
+
+
+class Oja(Flow):
+    r"""Oja's rule, :math:`\dot w = \langle y(x - yw)\rangle = Cw - (w^\top Cw)\,w`.
+
+    It goes to a unit eigenvector of the largest eigenvalue of C from almost everywhere. The
+    objective is :math:`V(w) = \tfrac12(\|w\|^2 - \log w^\top Cw)`, and
+    :math:`\dot w = -(w^\top Cw)\nabla V`: a gradient flow in a metric that depends on w.
+
+    Parameters
+    ----------
+    correlation : Tensor
+        C, as for :class:`Hebb`.
+
+    References
+    ----------
+    Oja (1982); for many neurons V is the criterion of Miao and Hua (1998).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> C = torch.diag(torch.tensor([2.0, 1.0]))
+    >>> rule = gf.flows.learning.Oja(C)
+    >>> gf.integrate(rule, torch.tensor([0.1, 1.0]), t=20.0).states[-1].round(decimals=4)
+    tensor([1., 0.])
+    """
+
+    label = "Oja"
+
+    def __init__(self, correlation: Tensor):
+        self.correlation = _correlation(correlation)
+        super().__init__(Objective(self._energy, len(correlation)))
+
+    def _energy(self, w: Tensor) -> Tensor:
+        return (w @ w - torch.log(w @ (self.correlation @ w))) / 2
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        push = self.correlation @ theta
+        return push - (theta @ push) * theta
+
+    def solution(self, w0: Tensor, t: float) -> Tensor:
+        r"""Where the flow is at time t, in closed form, shape ``(D,)``.
+
+        .. math:: w(t) = \frac{u}{\sqrt{1 + \|u\|^2 - \|w_0\|^2}}, \qquad u = e^{Ct}w_0
+        """
+        self.objective._check(w0, "w0")
+        t = number(t, "t")
+        values, vectors = torch.linalg.eigh(self.correlation)
+        # u times the factor exp(-t·largest), so that nothing overflows
+        start = vectors.T @ w0
+        u = torch.exp((values - values[-1]) * t) * start
+        rest = torch.exp(-2 * values[-1] * t) * (1 - w0 @ w0)
+        return vectors @ (u / torch.sqrt(u @ u + rest))
+
+    @property
+    def edge(self) -> float:
+        """The step at which Euler's method leaves the eigenvector: one over the largest λ."""
+        return 1 / float(torch.linalg.eigvalsh(self.correlation)[-1])
+
+
+class BCM(Flow):
+    r"""The rule of Bienenstock, Cooper and Munro, with a threshold that slides.
+
+    .. math:: \dot w = \langle y(y - \vartheta)\,x\rangle, \qquad
+              \tau\dot\vartheta = \langle y^2\rangle - \vartheta
+
+    Time is in units of the weights' time constant. With τ = 0 the threshold is
+    :math:`\langle y^2\rangle` at once, and the rule is the gradient flow of its objective
+    :math:`-\tfrac13\langle y^3\rangle + \tfrac14\langle y^2\rangle^2`.
+
+    Parameters
+    ----------
+    patterns : Tensor
+        The inputs, one a row, shape ``(P, D)``.
+    probabilities : Tensor, optional
+        How often each is shown, shape ``(P,)``, of sum 1; equally often by default.
+    threshold_time : float
+        τ, the threshold's time constant over the weights'.
+
+    Raises
+    ------
+    InputError
+        If the patterns are no matrix, the probabilities none, or τ is negative.
+
+    Notes
+    -----
+    Companion, if τ > 0: ``threshold``, shape ``(1,)``; it starts at :math:`\langle y^2\rangle`.
+
+    References
+    ----------
+    Bienenstock, Cooper and Munro (1982); Intrator and Cooper (1992) for the objective; Udeigwe,
+    Munro and Ermentrout (2017) for τ near 1.
+    """
+
+    label = "BCM"
+
+    def __init__(
+        self,
+        patterns: Tensor,
+        probabilities: Tensor | None = None,
+        *,
+        threshold_time: float = 0.0,
+    ):
+        if not isinstance(patterns, Tensor) or patterns.ndim != 2 or not len(patterns):
+            raise InputError("patterns must be a tensor of shape (P, D), one pattern a row.")
+        if probabilities is None:
+            probabilities = patterns.new_full((len(patterns),), 1 / len(patterns))
+        total = float(probabilities.sum())
+        if probabilities.shape != patterns.shape[:1] or float(probabilities.min()) < 0:
+            raise InputError("probabilities must be one number from 0 to 1 a pattern.")
+        if abs(total - 1) > 1e-6:
+            raise InputError(f"probabilities must add up to 1, not {total:g}.")
+        self.patterns, self.probabilities = patterns, probabilities
+        self.threshold_time = number(threshold_time, "threshold_time")
+        if self.threshold_time < 0:
+            raise InputError(f"threshold_time must not be negative, got {threshold_time}.")
+        super().__init__(Objective(self._energy, patterns.shape[1]))
+
+    def _energy(self, w: Tensor) -> Tensor:
+        y, p = self.patterns @ w, self.probabilities
+        return -(p @ y**3) / 3 + (p @ y**2) ** 2 / 4
+
+    def vector_field(self, theta: Tensor) -> Tensor:
+        if self.threshold_time:
+            raise InputError(f"{self.label}: the field needs the threshold too; use field.")
+        return self._push(theta, self.probabilities @ (self.patterns @ theta) ** 2)
+
+    def _push(self, w: Tensor, threshold: Tensor) -> Tensor:
+        y = self.patterns @ w
+        return (self.probabilities * y * (y - threshold)) @ self.patterns
+
+    def companions(self, theta: Tensor) -> dict[str, Tensor]:
+        if not self.threshold_time:
+            return {}
+        return {"threshold": (self.probabilities @ (self.patterns @ theta) ** 2).reshape(1)}
+
+    def field(self, theta: Tensor, **companions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self.threshold_time:
+            return self.vector_field(theta), {}
+        threshold = companions["threshold"]
+        power = (self.probabilities @ (self.patterns @ theta) ** 2).reshape(1)
+        rate = (power - threshold) / self.threshold_time
+        return self._push(theta, threshold), {"threshold": rate}
+
+
+def _correlation(matrix: Tensor) -> Tensor:
+    """A correlation matrix, or an error that says what it lacks."""
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError("correlation must be a square matrix, a tensor of shape (D, D).")
+    if not torch.isfinite(matrix).all():
+        raise InputError("correlation holds values that are not finite.")
+    scale = float(matrix.abs().max())
+    if not torch.allclose(matrix, matrix.T, rtol=0, atol=1e-6 * scale):
+        raise InputError("correlation must be symmetric: it is the mean of x xᵀ.")
+    values = torch.linalg.eigvalsh(matrix)
+    if float(values[0]) < -1e-6 * scale or not float(values[-1]) > 0:
+        raise InputError("correlation must have no negative eigenvalue and not be zero.")
+    return (matrix + matrix.T) / 2
