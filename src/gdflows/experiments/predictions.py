@@ -326,15 +326,18 @@ def _each(E: Objective, lr: float, theta: Tensor, after: Tensor, looks: list[Tra
         "after": float(E.grad(after) @ u),
         "cubic": lr**2 / 2 * float(point.third(g, g) @ u),
     }
-    ends = {"": after}
-    for name, flow in {"down": flows.NGF(E), "up": flows.PositiveGradientFlow(E)}.items():
+    others = {"": None, "down": flows.NGF(E), "up": flows.PositiveGradientFlow(E)}
+    for look, (name, flow) in zip(looks[1:], others.items(), strict=True):
         # Along u₀ a step of the method is at hλ₀/3, near 0.7, where it errs by a thousandth.
         try:
-            ends[name] = integrate(flow, theta, t=lr, method="rk4", step=lr / 3).states[-1]
+            end = after
+            if flow is not None:
+                end = integrate(flow, theta, t=lr, method="rk4", step=lr / 3).states[-1]
+            reached, sharp = float(E.value(end)), lr * float(look.update(end).values[0])
         except (IntegrationError, NonFiniteError):
+            if flow is None:
+                raise
             continue
-    for look, (name, end) in zip(looks[1:], ends.items(), strict=False):
-        reached, sharp = float(E.value(end)), lr * float(look.update(end).values[0])
         row[name or "change"] = reached - value
         row[f"x_{name or 'change'}"] = sharp - x
     return row
