@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from gdflows.errors import InputError
+from gdflows.experiments.trial.entrants import ENTRANTS
 from gdflows.experiments.trial.rules import RULES
-from gdflows.experiments.trial.suite import SUITE
+from gdflows.experiments.trial.suite import EDGE_BATCHES, SUITE
 
 CLASSIC = ("sgd", "momentum", "adamw", "adamw-ema", "adamw-finder", "schedule-free", "muon")
 OTHERS = ("prodigy", "cdat")
@@ -19,6 +20,19 @@ CORE = ("momentum", "adamw", "adamw-ema", "adamw-finder", "schedule-free", "muon
         "proposal", "adaeos", "adaeos-free", "adaeos-frozen")  # fmt: skip
 LARGE = ("adamw", "schedule-free", "muon", "adaeos-free")
 
+#: Milliseconds of a gradient, process time of one thread on a busy machine of two cores.
+GRADIENT = {
+    "deep-linear": 0.4, "mlp-regression": 0.6, "digits-ce": 1.5, "digits-mse": 1.5,
+    "mnist-full": 10, "digits": 0.6, "digits-conv": 3.3, "gpt": 12, "mnist": 1.6, "vit": 21,
+    "gpt-wider": 35, "gpt-million": 125, "resnet-million": 110, "autoencoder": 2.0, "window": 1.2,
+    "lstm": 4.5, "vgg": 35,
+}  # fmt: skip
+JUDGING = 1.3  # what looks add to a run's gradients
+EDGE_PRODUCTS = 20  # of one look at the true edge
+#: Gradients a step, of those with products at every step.
+DEAR = {"cdat": 3.0, "proposal": 5.0, "proposal-noise": 5.0, "proposal-sigma": 5.0,
+        "adaeos": 1.2, "adaeos-free": 1.2, "adaeos-momentum": 1.2, "adaeos-sgd": 1.2}  # fmt: skip
+
 
 class Planned(NamedTuple):
     """One record."""
@@ -27,8 +41,22 @@ class Planned(NamedTuple):
     methods: tuple[str, ...]
     large: bool = False
     edges: int = 2
-    minutes: float = 0.0  # of one core: what it costs at most, as measured beforehand
     suffix: str = ""
+
+    @property
+    def minutes(self) -> float:
+        """Of one core, at most: whole budgets of all searches, and all judged runs to their end."""
+        entry, judged, looked = SUITE[self.task], 0.0, 0.0
+        options = self.options
+        for method in self.methods:
+            found = ENTRANTS[method]
+            parts = bool(found.axes) + bool(found.default)
+            judged += parts * options["seeds"] * DEAR.get(method, 1.0)
+            looked += 5 * parts * self.edges * (found.default is not None)
+        searched = options["tuning"] * sum(bool(ENTRANTS[m].axes) for m in self.methods)
+        gradients = entry.steps * (searched + judged) * JUDGING
+        gradients += looked * EDGE_PRODUCTS * RULES.hvp * (EDGE_BATCHES if entry.batch else 1)
+        return gradients * GRADIENT[self.task] / 60_000
 
     @property
     def name(self) -> str:
@@ -94,7 +122,7 @@ def plan() -> pd.DataFrame:
             p.name: {
                 "kind": SUITE[p.task].kind, "methods": len(p.methods),
                 "tuning": p.options["tuning"], "tuning seeds": p.options["tuning_seeds"],
-                "seeds": p.options["seeds"], "edges": p.edges, "minutes": p.minutes,
+                "seeds": p.options["seeds"], "edges": p.edges, "minutes": round(p.minutes, 1),
             }
             for p in PLAN
         },
