@@ -28,7 +28,7 @@ GRADIENT = {
     "lstm": 4.5, "vgg": 35,
 }  # fmt: skip
 JUDGING = 1.3  # what looks add to a run's gradients
-EDGE_PRODUCTS = 20  # of one look at the true edge
+EDGE_PRODUCTS = 30  # of one look at the true edge
 #: Gradients a step, of those with products at every step.
 DEAR = {"cdat": 3.0, "proposal": 5.0, "proposal-noise": 5.0, "proposal-sigma": 5.0,
         "adaeos": 1.2, "adaeos-free": 1.2, "adaeos-momentum": 1.2, "adaeos-sgd": 1.2}  # fmt: skip
@@ -92,22 +92,25 @@ def _without(methods: tuple[str, ...], *names: str) -> tuple[str, ...]:
     return tuple(m for m in methods if m not in names)
 
 
+MIDDLE = ("adamw", "adamw-ema", "schedule-free", "muon", "adaeos-free", "adaeos-frozen")
+_FEWER = ("proposal-noise", "proposal-sigma")
+
 PLAN = (
     Planned("deep-linear", EVERY),
     Planned("mlp-regression", EVERY),
     Planned("digits-ce", EVERY),
     Planned("digits-mse", EVERY),
-    Planned("mnist-full", _without(EVERY, "muon", "proposal-noise")),
+    Planned("mnist-full", _without(EVERY, "muon", "cdat", *_FEWER)),
     Planned("digits", EVERY),
     Planned("digits-conv", EVERY),
     Planned("mnist", _without(EVERY, "muon")),
-    Planned("gpt", CORE),
-    Planned("vit", CORE),
-    Planned("gpt-wider", LARGE),
-    Planned("autoencoder", EVERY),
-    Planned("window", EVERY),
-    Planned("lstm", EVERY),
-    Planned("vgg", CORE),
+    Planned("gpt", _without(CORE, "proposal")),
+    Planned("vit", MIDDLE, edges=0),
+    Planned("gpt-wider", LARGE, large=True, edges=0),
+    Planned("autoencoder", _without(EVERY, *_FEWER)),
+    Planned("window", _without(EVERY, *_FEWER)),
+    Planned("lstm", _without(EVERY, *_FEWER)),
+    Planned("vgg", LARGE, large=True, edges=0),
     Planned("gpt-million", LARGE[:2], large=True, edges=0, suffix="-1"),
     Planned("gpt-million", LARGE[2:], large=True, edges=0, suffix="-2"),
     Planned("resnet-million", LARGE[:2], large=True, edges=0, suffix="-1"),

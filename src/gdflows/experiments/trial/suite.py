@@ -233,7 +233,7 @@ SUITE = {
         "development", 15686, 8192, "GPT, text"),
     "resnet-million": Entry(
         lambda seed: problems.resnet18(0.3, seed=seed), _moved("cifar10-5k", 4000, 2),
-        cross_entropy, 64, 300, 1.5, "development", 4000, 2000,
+        cross_entropy, 64, 300, 1.7, "development", 4000, 2000,
         "ResNet-18, CIFAR-10 at 16x16 pixels"),
     "autoencoder": Entry(
         lambda seed: problems.mlp((784, 64, 16, 64, 784), "tanh", seed=seed), _copied,
