@@ -18,7 +18,7 @@ from gdflows.experiments.trial.course import Course
 from gdflows.problems.data import at_hand
 from gdflows.runs import Log
 
-SMALL = {"task": "digits", "methods": "adamw,adaeos-free", "tuning": 2.0, "seeds": 2, "looks": 8}
+SMALL = {"task": "digits", "methods": "adamw,adaeos-free", "tuning": 1.0, "seeds": 1, "looks": 8}
 HERE = [name for name in suite.SUITE if name.startswith(("deep", "mlp-r", "digits"))]
 
 
@@ -49,8 +49,8 @@ def test_the_target_is_found_to_the_step():
     assert hit.gradients.item() == first and first not in range(0, 301, 50)
     every = rows.set_index("step").judged
     assert every.to_numpy() == pytest.approx([losses[k] for k in every.index], rel=1e-3)
-    assert {0, 1, 5, 37, 74, 300, first} <= set(every.index)
-    assert rows.microseconds.is_monotonic_increasing or rows.step.is_monotonic_increasing
+    assert {0, 1, 5, 100, 200, 300, first} == set(every.index)
+    assert rows.microseconds.is_monotonic_increasing and rows.step.is_monotonic_increasing
 
 
 def test_a_search_s_run_ends_at_the_target_and_elsewhere_it_goes_on():
@@ -106,7 +106,7 @@ def test_the_true_edge_is_that_of_a_dense_matrix(method):
         theta = torch.cat([v.reshape(-1) for v in values])
         dense = torch.func.hessian(loss)(theta)
         top = float(torch.linalg.eigvalsh(root[:, None] * dense * root)[-1])
-        assert found[column] == pytest.approx(top / edge, rel=2e-2), column
+        assert found[column] == pytest.approx(top / edge, rel=1e-3), column
     assert found["true_sigma"] != found["batch_sigma"]
 
 
@@ -139,10 +139,10 @@ def test_a_trial_searches_and_judges(small):
         usual = entrants.label(entrants.ENTRANTS[method].default(True))
         assert set(told.setting) == ({best} if best != usual else set())
         spent = results.searched(small, method).spent_evaluations
-        assert spent.sum() <= max(2.0 * 400, spent.iloc[0])
+        assert spent.sum() <= max(1.0 * 400, spent.iloc[0])
     keys = ["method", "part", "setting", "seed", "step"]
     assert not small.duplicated([*keys, "reached"]).any()
-    assert set(small.seed[small.part == "default"]) == {0, 1}
+    assert set(small.seed[small.part == "default"]) == {0}
 
 
 def test_a_trial_broken_off_goes_on(small, tmp_path):

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from gdflows.errors import InputError
+from gdflows.experiments.trial.entrants import ENTRANTS
 from gdflows.experiments.trial.rules import RULES
-from gdflows.experiments.trial.suite import SUITE
+from gdflows.experiments.trial.suite import EDGE_BATCHES, SUITE
 
 CLASSIC = ("sgd", "momentum", "adamw", "adamw-ema", "adamw-finder", "schedule-free", "muon")
 OTHERS = ("prodigy", "cdat")
@@ -19,6 +20,21 @@ CORE = ("momentum", "adamw", "adamw-ema", "adamw-finder", "schedule-free", "muon
         "proposal", "adaeos", "adaeos-free", "adaeos-frozen")  # fmt: skip
 LARGE = ("adamw", "schedule-free", "muon", "adaeos-free")
 
+#: Milliseconds of a gradient, and gradients that a look at the loss takes: process time of one
+#: thread, measured on a machine of two cores.
+GRADIENT = {
+    "deep-linear": (0.4, 3.4), "mlp-regression": (0.6, 2.1), "digits-ce": (1.5, 1.7),
+    "digits-mse": (1.2, 1.6), "mnist-full": (7.0, 0.9), "digits": (0.9, 3.3),
+    "digits-conv": (2.4, 4.5), "gpt": (8.0, 3.7), "mnist": (1.6, 3.9), "vit": (11.2, 9.1),
+    "gpt-wider": (26, 3.1), "gpt-million": (92, 2.9), "resnet-million": (109, 8.8),
+    "autoencoder": (2.2, 5.2), "window": (1.9, 5.8), "lstm": (3.3, 4.1), "vgg": (32, 11.3),
+}  # fmt: skip
+LOOKED = RULES.looks + 6  # times in a run, the bisection included
+EDGE_PRODUCTS = 30  # of one look at the true edge
+#: Gradients a step, of those with products at every step.
+DEAR = {"cdat": 3.0, "proposal": 5.0, "proposal-noise": 5.0, "proposal-sigma": 5.0,
+        "adaeos": 1.2, "adaeos-free": 1.2, "adaeos-momentum": 1.2, "adaeos-sgd": 1.2}  # fmt: skip
+
 
 class Planned(NamedTuple):
     """One record."""
@@ -27,8 +43,24 @@ class Planned(NamedTuple):
     methods: tuple[str, ...]
     large: bool = False
     edges: int = 2
-    minutes: float = 0.0  # of one core: what it costs at most, as measured beforehand
     suffix: str = ""
+
+    @property
+    def minutes(self) -> float:
+        """Of one core, at most: whole budgets of all searches, and all judged runs to their end."""
+        entry, judged, looked, runs = SUITE[self.task], 0.0, 0.0, 0
+        options = self.options
+        for method in self.methods:
+            found = ENTRANTS[method]
+            parts = bool(found.axes) + bool(found.default)
+            runs += parts * options["seeds"]
+            judged += parts * options["seeds"] * DEAR.get(method, 1.0)
+            looked += 5 * parts * self.edges * (found.default is not None)
+        searched = options["tuning"] * sum(bool(ENTRANTS[m].axes) for m in self.methods)
+        each, look = GRADIENT[self.task]
+        gradients = entry.steps * (searched + judged) + LOOKED * look * (searched + runs)
+        gradients += looked * EDGE_PRODUCTS * RULES.hvp * (EDGE_BATCHES if entry.batch else 1)
+        return gradients * each / 60_000
 
     @property
     def name(self) -> str:
@@ -64,22 +96,26 @@ def _without(methods: tuple[str, ...], *names: str) -> tuple[str, ...]:
     return tuple(m for m in methods if m not in names)
 
 
+MIDDLE = ("adamw", "adamw-ema", "schedule-free", "muon", "adaeos-free", "adaeos-frozen")
+_FEWER = ("proposal-noise", "proposal-sigma")
+
 PLAN = (
     Planned("deep-linear", EVERY),
     Planned("mlp-regression", EVERY),
     Planned("digits-ce", EVERY),
     Planned("digits-mse", EVERY),
-    Planned("mnist-full", _without(EVERY, "muon", "proposal-noise")),
+    Planned("mnist-full", _without(EVERY, "muon", "cdat", *_FEWER)),
     Planned("digits", EVERY),
     Planned("digits-conv", EVERY),
     Planned("mnist", _without(EVERY, "muon")),
-    Planned("gpt", CORE),
-    Planned("vit", CORE),
-    Planned("gpt-wider", LARGE),
-    Planned("autoencoder", EVERY),
-    Planned("window", EVERY),
-    Planned("lstm", EVERY),
-    Planned("vgg", CORE),
+    Planned("gpt", _without(CORE, "proposal")),
+    Planned("vit", MIDDLE, edges=0),
+    Planned("gpt-wider", LARGE, large=True, edges=0),
+    Planned("autoencoder", _without(EVERY, *_FEWER)),
+    Planned("window", _without(EVERY, *_FEWER)),
+    # A product through torch's LSTM costs as much as nine gradients.
+    Planned("lstm", _without(EVERY, "cdat", "proposal", *_FEWER)),
+    Planned("vgg", LARGE, large=True, edges=0),
     Planned("gpt-million", LARGE[:2], large=True, edges=0, suffix="-1"),
     Planned("gpt-million", LARGE[2:], large=True, edges=0, suffix="-2"),
     Planned("resnet-million", LARGE[:2], large=True, edges=0, suffix="-1"),
@@ -94,7 +130,7 @@ def plan() -> pd.DataFrame:
             p.name: {
                 "kind": SUITE[p.task].kind, "methods": len(p.methods),
                 "tuning": p.options["tuning"], "tuning seeds": p.options["tuning_seeds"],
-                "seeds": p.options["seeds"], "edges": p.edges, "minutes": p.minutes,
+                "seeds": p.options["seeds"], "edges": p.edges, "minutes": round(p.minutes, 1),
             }
             for p in PLAN
         },

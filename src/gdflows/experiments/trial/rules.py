@@ -17,7 +17,7 @@ class Rules:
     tuning : float
         A method's budget for its search on a task, in runs of the task's full budget of steps.
     tuning_large : float
-        The same for tasks whose run takes about a minute or more.
+        The same for tasks whose run takes more than ten seconds.
     hvp : float
         A Hessian-vector product, in gradients.
     factor : float
@@ -25,7 +25,7 @@ class Rules:
     tuning_seed, target_seed : int
         The first of the searches, and that of the runs that set targets; neither is judged.
     tuning_seeds : int
-        Of a search; one only where a run takes about a minute.
+        Of a search; one only where a run takes more than ten seconds.
     patience : float
         A run of a search ends when it has taken so many times as long as the best on its seed.
     development, held_out : int
@@ -40,7 +40,7 @@ class Rules:
         Of the intervals.
     """
 
-    tuning: float = 12.0
+    tuning: float = 10.0
     tuning_large: float = 5.0
     hvp: float = 2.0
     factor: float = 10**0.5
@@ -67,9 +67,10 @@ TARGET_RATES = (1e-3, 10**-2.5, 1e-2)
 
 _TEXT = """\
 1. Budget. On each task each method has the same budget for its search, counted in gradients:
-   {tuning:g} times the task's budget of steps ({tuning_large:g} times where a run takes about a
-   minute). A Hessian-vector product counts as {hvp:g} gradients. A search has {tuning_seeds} seeds
-   (where a run takes about a minute one), from {tuning_seed} on, which are not judged.
+   {tuning:g} times the task's budget of steps ({tuning_large:g} times where a run takes more
+   than ten seconds). A Hessian-vector product counts as {hvp:g} gradients. A search has
+   {tuning_seeds} seeds (one where a run takes so long), from {tuning_seed} on, which are not
+   judged.
 2. Search. The rate comes first, in factors of {factor:.3g}, and the grid is widened until the best
    has a worse neighbour on either side; these runs go to the target or to the end. Then warm-up,
    the decay's form and horizon, and what else the method has are tried one at a time from the best
