@@ -15,7 +15,7 @@ VIEWS = [(1280, False), (1280, True), (390, False), (390, True)]
 
 
 def test_there_are_figures():
-    assert len(FIGURES) >= 4
+    assert len(FIGURES) >= 8
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -213,6 +213,30 @@ def test_a_screen_reader_is_told_after_a_change(opened):
     page.js("new Promise(r => setTimeout(r, 500))")
     page.press("ArrowLeft")
     page.until(f"{told} === {SEEN}")
+
+
+@needs_browser
+def test_what_runs_by_itself_waits_to_be_asked(opened):
+    def train(page):
+        page.js("[...document.querySelectorAll('.drag button')].find("
+                "b => b.textContent === 'Train').click()")
+
+    page = opened("network", still=True)
+    assert page.js(SEEN).startswith("Step 0:")
+    train(page)  # with reduced motion: many steps, one picture
+    page.drawn()
+    assert page.js(SEEN).startswith("Step 300:")
+    page = opened("network", still=False)
+    page.drawn()
+    assert page.js(SEEN).startswith("Step 0:")
+    train(page)
+    page.until(f"Number({SEEN}.match(/Step (\\d+)/)[1]) > 3")
+    page.js("[...document.querySelectorAll('.drag button')].find("
+            "b => b.textContent === 'Pause').click()")
+    page.drawn()
+    stopped = page.js(SEEN)
+    page.drawn()
+    assert page.js(SEEN) == stopped
 
 
 @needs_browser
