@@ -15,7 +15,7 @@ VIEWS = [(1280, False), (1280, True), (390, False), (390, True)]
 
 
 def test_there_are_figures():
-    assert len(FIGURES) >= 4
+    assert len(FIGURES) >= 8
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -109,6 +109,12 @@ def state(page, name) -> dict:
     return page.js(f"gdflows.figures['{name}'].state")
 
 
+def inwards(page) -> str:
+    """The key that moves the slider with the focus, which may be at its lower end."""
+    at_the_end = page.js("document.activeElement.value === document.activeElement.min")
+    return "ArrowRight" if at_the_end else "ArrowLeft"
+
+
 DRAWING = "[...document.querySelectorAll('.drag svg')].map(s => s.innerHTML).join()"
 SEEN = "document.querySelector('.drag-seen').textContent"
 
@@ -138,7 +144,7 @@ def test_sliders_have_labels_and_hear_the_keys(opened, name):
         assert page.js(f"document.querySelector('label[for=\"{slider}\"]').textContent.length") > 1
         before = page.js(DRAWING), state(page, name)
         page.js(f"document.getElementById('{slider}').focus()")
-        page.press("ArrowLeft", 2)
+        page.press(inwards(page), 2)
         assert state(page, name) != before[1]
         assert page.js(DRAWING) != before[0]
         text = f"document.getElementById('{slider}')"
@@ -178,7 +184,7 @@ def test_the_address_holds_what_was_chosen(opened, name):
     page = opened(name)
     first = state(page, name)
     page.js("document.querySelector('.drag input[type=range]').focus()")
-    page.press("ArrowLeft", 4)
+    page.press(inwards(page), 4)
     page.until(f"location.hash.startsWith('#drag-{name}?')")
     link, chosen = page.js("document.querySelector('.drag-foot a').hash"), state(page, name)
     assert link == page.js("location.hash")
@@ -213,6 +219,30 @@ def test_a_screen_reader_is_told_after_a_change(opened):
     page.js("new Promise(r => setTimeout(r, 500))")
     page.press("ArrowLeft")
     page.until(f"{told} === {SEEN}")
+
+
+@needs_browser
+def test_what_runs_by_itself_waits_to_be_asked(opened):
+    def train(page):
+        page.js("[...document.querySelectorAll('.drag button')].find("
+                "b => b.textContent === 'Train').click()")
+
+    page = opened("network", still=True)
+    assert page.js(SEEN).startswith("Step 0:")
+    train(page)  # with reduced motion: many steps, one picture
+    page.drawn()
+    assert page.js(SEEN).startswith("Step 300:")
+    page = opened("network", still=False)
+    page.drawn()
+    assert page.js(SEEN).startswith("Step 0:")
+    train(page)
+    page.until(f"Number({SEEN}.match(/Step (\\d+)/)[1]) > 3")
+    page.js("[...document.querySelectorAll('.drag button')].find("
+            "b => b.textContent === 'Pause').click()")
+    page.drawn()
+    stopped = page.js(SEEN)
+    page.drawn()
+    assert page.js(SEEN) == stopped
 
 
 @needs_browser

@@ -92,6 +92,8 @@ OTHER = "https://who.github.io/what/other.html"
         "<details><summary>Solution to Exercise 1.1 (Second order)</summary>\n\nShown.",
         "**Solution to Exercise 1.2**\n\nLike so:",
         f"*There is a figure to move here, on [the page]({PAGE}).*",
+        "**Figure to drag: [A bowl, as the learning rate passes 1/λ and 2/λ]"
+        f"({PAGE}#drag-quadratic)** (on the page, in a browser).\n\nWhat stands in its place: $x$.",
         "After everything.",
     ],
 )

@@ -113,7 +113,9 @@ class Drag(SphinxDirective):
 def write_colours(app, error) -> None:
     if error or app.builder.format != "html":
         return
-    (Path(app.outdir) / "_static/drag" / COLOURS).write_text(colours())
+    folder = Path(app.outdir) / "_static/drag"
+    if folder.is_dir():  # a build without our static files has no use for it
+        (folder / COLOURS).write_text(colours())
 
 
 def setup(app) -> dict:

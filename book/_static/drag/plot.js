@@ -245,9 +245,12 @@
         const [x, y] = options.at();
         const share = event.shiftKey ? 0.1 : 0.01;
         const dx = (this.x[1] - this.x[0]) * share, dy = (this.y[1] - this.y[0]) * share;
-        const to = {
+        const less = [x - dx, y - dy], more = [x + dx, y + dy]; // on one axis all arrows count
+        const to = axis === "xy" ? {
           ArrowLeft: [x - dx, y], ArrowRight: [x + dx, y], ArrowUp: [x, y + dy], ArrowDown: [x, y - dy],
           Home: first,
+        }[event.key] : {
+          ArrowLeft: less, ArrowDown: less, ArrowRight: more, ArrowUp: more, Home: first,
         }[event.key];
         if (!to) return;
         event.preventDefault();

@@ -47,7 +47,7 @@ gdflows.figure("spiral", function (fig) {
       (ended ? `The flow cannot be followed beyond step ${say(ended.time / h, 1)}.`
         : Number.isFinite(last) && last < 1e-6 ? "The flow meets every iterate, to a millionth."
         : `After ${far.length} steps the flow is ${last.toPrecision(2)} away from the iterate.`) +
-      (h > 1 && !ended ? " Each step takes it half a turn around zero." : ""),
+      (h > 1 && c === 0 && !ended ? " Each step takes it half a turn around zero." : ""),
     );
   };
 });
