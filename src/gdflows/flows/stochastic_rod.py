@@ -80,9 +80,10 @@ class StochasticRodFlow(Flow):
     ``(rank, rank)``; with momentum that of positions and, after them, velocities h·v,
     ``(2 · rank, 2 · rank)``, and the centre's ``velocity``, ``(D,)``. Follow it with
     ``integrate(flow, theta, times=..., method="rk4", step=h)``, with momentum ``step=h/2``: an
-    evaluation costs 2 · rank + 1 gradients, with minibatches as many gradients sample by sample. Mean squares that would shrink
-    by more than a factor of 12 in a step shrink by that, for such steps' sake, and those that turn
-    by more than 2.5 in a step turn by that; where they settle is the same.
+    evaluation costs 2 · rank + 1 gradients, with minibatches as many gradients sample by sample.
+    Mean squares that would shrink by more than a factor of 12 in a step shrink by that, for such
+    steps' sake, and those that turn by more than 2.5 in a step turn by that; where they settle is
+    the same.
 
     **Limits.** On a quadratic with constant noise the stationary covariance is SGD's own,
     :math:`h^2\Sigma_{ij}/(1 - m_i m_j)`. Without noise, of rank one and with
