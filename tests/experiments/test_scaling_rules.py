@@ -72,7 +72,7 @@ def test_averages_are_kept_and_scaled():
     """Of Adam after a wait, each run its own; by hand."""
     given = {**SMALL, "optimizer": "adam", "lr": 0.02, "paths": 2, "base": 4, "wait": 16}
     given |= {"beta1": 0.8, "beta2": 0.9, "batches": "8", "rules": "sqrt,none"}
-    table = run(**given, averages="kept").set_index(["rule", "samples"])
+    table = run(**given, keep=True).set_index(["rule", "samples"])
     E = training_loss("mlp", "6", "tanh", 1.0, "gratings", 30, 0, "cpu")
 
     def walk(theta, size, steps, averages, seed, lr=0.02, betas=(0.8, 0.9), eps=1e-8):
@@ -112,8 +112,8 @@ def test_what_runs_away_is_told():
         ({"samples": 20}, "samples must be a multiple"),
         ({"svag": "2"}, "go together"),
         ({"wait": 3}, "wait must be a multiple"),
-        ({"averages": "kept", "wait": 8}, "RMSProp and Adam after a wait"),
-        ({"averages": "kept", "optimizer": "adam"}, "RMSProp and Adam after a wait"),
+        ({"keep": True, "wait": 8}, "RMSProp and Adam after a wait"),
+        ({"keep": True, "optimizer": "adam"}, "RMSProp and Adam after a wait"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

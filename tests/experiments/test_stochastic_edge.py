@@ -5,7 +5,7 @@ import torch
 
 import gdflows as gf
 from gdflows.errors import InputError
-from gdflows.experiments.stochastic_edge import run
+from gdflows.experiments.stochastic_edge import _Seen, run
 from gdflows.experiments.training_loss import training_loss
 
 SMALL = {"n": 30, "wait": 5, "steps": 2, "every": 1}
@@ -63,21 +63,27 @@ def test_the_published_gap():
 
 
 def test_with_momentum_all_are_of_heavy_ball():
-    models = "SGD,stochastic rod,centre,SDE,rod,gap"
-    table = run(**SMALL, batches="30", momentum=0.6, models=models)
+    models = "SGD,stochastic rod,centre,SDE,rod"
+    table = run(**SMALL | {"wait": 4}, batches="30", momentum=0.3, models=models)
     assert (table.failure == "").all()
     shown = table.set_index(["model", "step"])
     E = training_loss("mlp", "6", "tanh", 1.0, "gratings", 30, 0, "cpu")
-    theta = gf.descend(E, E.theta0, 0.3, 5, momentum=0.6).states[-1]
-    after = gf.descend(E, theta, 0.3, 2, momentum=0.6).states[-1]
+    theta = gf.descend(E, E.theta0, 0.3, 4, momentum=0.3).states[-1]
+    after = gf.descend(E, theta, 0.3, 2, momentum=0.3).states[-1]
     assert shown.loss["SGD", 2] == pytest.approx(float(E.value(after)), rel=1e-6)
     start = float(E.value(theta))
     for name in ("SDE", "rod", "centre"):
         if name != "rod":  # whose centre is half a step away
             assert shown.loss[name, 0] == pytest.approx(start, rel=2e-2)
         assert shown.loss[name, 2] < start
-    # a batch of all the data has no noise, and the published gap is the edge
-    assert shown.sharpness["gap"].tolist() == [pytest.approx(3.2)] * len(shown.loc["gap"])
+    # the first order of the gap is 1/(1 − β) times as wide
+    path = gf.integrate(gf.flows.NGF(E), theta, t=1e-3)
+    gaps = []
+    for beta in (0.0, 0.3):
+        rows = _Seen(E, theta, 0.3, beta, 10, [0, 1], 0, 1).full_batch(path, "")
+        said = next(row["sharpness"] for row in rows if row["model"] == "gap")
+        gaps.append(2 * (1 + beta) - said)
+    assert gaps[0] > 0 and gaps[1] * (1 - 0.3) == pytest.approx(gaps[0])
     with pytest.raises(InputError, match=r"momentum must be in \[0, 1\)"):
         run(**SMALL, momentum=1.0)
 

@@ -83,7 +83,7 @@ def run(
     eps: float = 1e-8,
     base: int = 8,
     wait: int = 0,
-    averages: Literal["settled", "kept"] = "settled",
+    keep: bool = False,
     batches: str = "32,8",
     svag: str = "",
     svag_at: str = "",
@@ -125,9 +125,8 @@ def run(
         The batch size at which the settings are given.
     wait : int
         Samples that are seen at batches of ``base`` before all that.
-    averages : {"settled", "kept"}
-        With what averages RMSProp and Adam start at each batch size, see Notes; those kept are of
-        the wait.
+    keep : bool
+        RMSProp and Adam keep their averages from the wait, and scale them; see Notes.
     batches : str
         Batch sizes, joined by commas. Samples are drawn with replacement.
     svag : str
@@ -158,8 +157,8 @@ def run(
     -----
     RMSProp and Adam start with averages of their own, after a wait too: ν is what it would settle
     on there at batches of the size, the squared gradient and its variance, in the mean over all
-    runs; Adam's m is zero, and nothing is corrected. With ``averages="kept"`` each run has its own
-    m and ν from the end of the wait. The rule "sqrt" then keeps the equation's state, which is m
+    runs; Adam's m is zero, and nothing is corrected. With ``keep`` each run has its own m and ν
+    from the end of the wait. The rule "sqrt" then keeps the equation's state, which is m
     and ν over the variance of a batch's gradient: ν is divided by κ where batches are κ times as
     large. The other rules leave it as it is.
     """
@@ -174,8 +173,8 @@ def run(
     wait = whole(wait, "wait", 0)
     if wait % base:
         raise InputError(f"wait must be a multiple of base = {base}, got {wait}.")
-    if averages == "kept" and (optimizer == "sgd" or not wait):
-        raise InputError("averages='kept' is for RMSProp and Adam after a wait: give wait.")
+    if keep and (optimizer == "sgd" or not wait):
+        raise InputError("keep is for RMSProp and Adam after a wait: give wait.")
     if samples % every:
         raise InputError(f"samples must be a multiple of every = {every}, got {samples}.")
     first = Settings(lr, beta1 if optimizer == "adam" else 0.0, beta2, number(eps, "eps"))
@@ -185,7 +184,7 @@ def run(
     ]
     seen = _Seen(losses, whole(paths, "paths"), optimizer, list(range(0, samples + 1, every)))
     if wait:
-        seen.wait(base, first, wait, keep=averages == "kept")
+        seen.wait(base, first, wait, keep=keep)
     rows = []
     for rule in progress(wanted, "rule"):
         for size in progress(sizes, "batch size"):

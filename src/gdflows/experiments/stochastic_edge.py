@@ -176,10 +176,13 @@ def _rod(E, theta: Tensor, lr: float, beta: float, looks: list[int]) -> tuple[Tr
     return _followed(flows.PrincipalRodFlow(E, lr, order=0, noise=1e-100), theta, lr, looks)
 
 
-def _followed(flow: flows.Flow, theta: Tensor, lr: float, looks) -> tuple[Trajectory, str]:
+def _followed(
+    flow: flows.Flow, theta: Tensor, lr: float, looks, parts: int = 1
+) -> tuple[Trajectory, str]:
     try:
         times = [lr * k for k in looks]
-        return integrate(flow, theta, times=times, method="rk4", step=lr, max_evaluations=10**7), ""
+        steps = {"method": "rk4", "step": lr / parts, "max_evaluations": 10**7}
+        return integrate(flow, theta, times=times, **steps), ""
     except IntegrationError as e:
         return e.partial, e.cause
 
@@ -247,7 +250,9 @@ class _Seen:
         flow = flows.StochasticRodFlow(
             self.E, self.lr, batch_size=self.size, beta=self.beta, rank=rank
         )
-        path, failure = _followed(flow, self.theta, self.lr, self.looks)
+        # a swing that turns asks for shorter steps
+        parts = 2 if self.beta else 1
+        path, failure = _followed(flow, self.theta, self.lr, self.looks, parts)
         about = flow.sample(path, DRAWN, seed=self.seed)
         rows = self.rows("stochastic rod", about, True, failure)
         rows += self.rows("centre", path.states[:, None], False, failure)

@@ -20,6 +20,8 @@ from gdflows.objective import Objective
 from gdflows.trajectory import Trajectory
 
 NEGATIVE = 1e-3  # of the path's largest: a mean square below minus this is no rounding
+TURNED = 2e-2  # the same with momentum, of the largest of positions and velocities: where a swing
+# turns its mean square comes down to nothing, and in steps of h/2 is followed to a per cent or two
 NODES = {"two-point": 1.0, "gaussian": 3.0}  # squares of where a law of variance 1 is looked at
 TOL = 1e-3  # of the eigenpairs that the flow starts with
 QUADRATIC = 1e-7  # ∇³E[u, u] below this share of the curvature, per length of θ, bends nothing
@@ -77,10 +79,11 @@ class StochasticRodFlow(Flow):
     Companions: ``directions`` U, ``(rank, D)``, and ``covariance`` of the swing along them,
     ``(rank, rank)``; with momentum that of positions and, after them, velocities h·v,
     ``(2 · rank, 2 · rank)``, and the centre's ``velocity``, ``(D,)``. Follow it with
-    ``integrate(flow, theta, times=..., method="rk4", step=h)``: an evaluation costs 2 · rank + 1
-    gradients, with minibatches as many gradients sample by sample. Mean squares that would shrink
-    by more than a factor of 12 in a step shrink by that, for such steps' sake, and those that turn
-    by more than 2.5 in a step turn by that; where they settle is the same.
+    ``integrate(flow, theta, times=..., method="rk4", step=h)``, with momentum ``step=h/2``: an
+    evaluation costs 2 · rank + 1 gradients, with minibatches as many gradients sample by sample.
+    Mean squares that would shrink by more than a factor of 12 in a step shrink by that, for such
+    steps' sake, and those that turn by more than 2.5 in a step turn by that; where they settle is
+    the same.
 
     **Limits.** On a quadratic with constant noise the stationary covariance is SGD's own,
     :math:`h^2\Sigma_{ij}/(1 - m_i m_j)`. Without noise, of rank one and with
@@ -306,16 +309,19 @@ class StochasticRodFlow(Flow):
             If it has a negative eigenvalue, as where steps were too long; so do all that use it.
         """
         k = path.companions["directions"].shape[1]
-        found = path.companions["covariance"][:, :k, :k]
+        second = path.companions["covariance"]
+        found = second[:, :k, :k]
         sizes = torch.linalg.eigvalsh((found + found.mT) / 2)
+        largest = torch.linalg.eigvalsh((second + second.mT) / 2).abs().max()
+        share, step = (TURNED, self.lr / 2) if self.beta else (NEGATIVE, self.lr)
         rounding = torch.finfo(sizes.dtype).eps * path.states.pow(2).sum(1)
-        lost = -sizes[:, 0] > torch.maximum(NEGATIVE * sizes.abs().max(), rounding)
+        lost = -sizes[:, 0] > torch.maximum(share * largest, rounding)
         if bool(lost.any()):
             k = int(lost.nonzero()[0])
             raise ConvergenceError(
                 f"At t = {float(path.times[k]):.6g} the swing has a negative mean square, "
                 f"{float(sizes[k, 0]):.3g}: follow the flow in shorter steps, with method='rk4' "
-                f"and step at most lr = {self.lr:g}."
+                f"and step at most {step:g}."
             )
         return found
 
