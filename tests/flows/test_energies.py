@@ -153,6 +153,18 @@ def test_the_rule_is_a_gradient_at_rest_and_not_before(kind):
 
 
 @KINDS
+def test_how_the_rest_moves_with_the_parameters(kind):
+    E = problem("wine", n=3)
+    energy, d, step = kind(E), torch.zeros_like(problem("wine", n=3).theta0), 1e-5
+    d[20], d[-1] = 1, -2
+    s = energy.rest(E.theta0, 0.5)
+    ends = [energy.rest(E.theta0 + sign * step * d, 0.5) for sign in (1, -1)]
+    moved = energy.sensitivity(E.theta0, s, 0.5) @ d
+    assert moved.shape == s.shape
+    assert torch.allclose(moved, (ends[0] - ends[1]) / (2 * step), atol=1e-8)
+
+
+@KINDS
 def test_the_relaxations_edge(kind):
     E = problem("wine")
     energy = kind(E)

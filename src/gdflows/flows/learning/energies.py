@@ -135,6 +135,17 @@ class LayeredEnergy(ABC):
             f"force {largest:.2g}). Take a smaller nudge, or weights for which there is one."
         )
 
+    def sensitivity(self, theta: Tensor, s: Tensor, beta: float = 0.0) -> Tensor:
+        """How the activities at rest move with the parameters, ∂s/∂θ, ``(n, S, D)``.
+
+        Parameters
+        ----------
+        theta, s, beta
+            Parameters, activities at rest there (of :meth:`rest`), and the nudge.
+        """
+        mixed = torch.func.jacrev(lambda v: self.force(v, s, beta))(theta)
+        return torch.linalg.solve(self.stiffness(theta, s, beta), mixed)
+
     def relax(self, theta: Tensor, s: Tensor, beta: float, *, steps: int, step: float) -> Tensor:
         """Euler steps of the activities' own flow, s ← s − η ∂F/∂s, ``(n, S)``."""
         step = number(step, "step", positive=True)
