@@ -9,6 +9,7 @@ from gdflows.errors import ConvergenceError, InputError
 from gdflows.flows import jacobian
 from gdflows.flows.learning import (
     HopfieldEnergy,
+    ModifiedRule,
     NudgedLearning,
     PredictiveCoding,
     TwoTimes,
@@ -153,6 +154,18 @@ def test_the_rule_is_a_gradient_at_rest_and_not_before(kind):
 
 
 @KINDS
+def test_how_the_rest_moves_with_the_parameters(kind):
+    E = problem("wine", n=3)
+    energy, d, step = kind(E), torch.zeros_like(problem("wine", n=3).theta0), 1e-5
+    d[20], d[-1] = 1, -2
+    s = energy.rest(E.theta0, 0.5)
+    ends = [energy.rest(E.theta0 + sign * step * d, 0.5) for sign in (1, -1)]
+    moved = energy.sensitivity(E.theta0, s, 0.5) @ d
+    assert moved.shape == s.shape
+    assert torch.allclose(moved, (ends[0] - ends[1]) / (2 * step), atol=1e-8)
+
+
+@KINDS
 def test_the_relaxations_edge(kind):
     E = problem("wine")
     energy = kind(E)
@@ -224,6 +237,41 @@ def test_energies_refuse():
         TwoTimes(energy, 0.1, ratio=0.1).vector_field(E.theta0)
     with pytest.raises(InputError, match="nudge"):
         TwoTimes(energy, -0.1, ratio=0.1)
+    with pytest.raises(InputError, match="must not be 0"):
+        energy.surrogate(E.theta0, 0.0)
+    with pytest.raises(InputError, match="shape"):
+        energy.force(E.theta0, energy.rest(E.theta0)[:1])
+
+
+def test_torch_may_not_differentiate_through_a_search():
+    E = problem("iris", n=4)
+    flow = NudgedLearning(PredictiveCoding(E), 0.5)
+    with pytest.raises(InputError, match="differentiate through"):
+        rate_matrix(flow, E.theta0)
+    with pytest.raises(InputError, match="differentiate through"):
+        ModifiedRule(flow, 0.1).vector_field(E.theta0)
+
+
+def test_in_single_precision_small_nudges_are_refused():
+    net = gf.problems.mlp([4, 5, 3], "tanh", seed=0)
+    E = gf.problems.classification("iris", net, n=6)
+    energy = PredictiveCoding(E)
+    with pytest.raises(InputError, match="drowns"):
+        NudgedLearning(energy, 1e-3)
+    g = energy.gradient(E.theta0)
+    off = NudgedLearning(energy, 0.02, symmetric=True).vector_field(E.theta0) + g
+    assert float(off.norm() / g.norm()) < 2e-3
+
+
+def test_a_loss_that_ties_samples_is_refused():
+    E = linear()
+
+    def tied(output, y):
+        return (output - y).mean().pow(2)
+
+    net = gf.problems.deep_linear([3, 4, 2], seed=0, dtype=f64)
+    with pytest.raises(InputError, match="own losses"):
+        PredictiveCoding(gf.Objective.from_module(net, tied, E.data))
 
 
 def test_the_loss_along_a_path_is_the_free_networks():

@@ -59,6 +59,10 @@ def test_rate_matrix_is_that_of_differences():
 def test_rate_matrix_refuses_what_it_cannot():
     with pytest.raises(InputError, match="no companions"):
         rate_matrix(Oja(C), W0, threshold=torch.ones(1))
+    slow = BCM(UNIT, threshold_time=0.5)
+    for bad in (torch.ones(2, dtype=f64), torch.ones(1)):
+        with pytest.raises(InputError, match="companion threshold"):
+            rate_matrix(slow, UNIT[0], threshold=bad)
     with pytest.raises(InputError, match="not differentiable"):
         rate_matrix(gf.flows.NGF(gf.problems.cosh()), torch.ones(1, dtype=f64))
 
@@ -72,13 +76,26 @@ def test_asymmetry_and_edge_of_known_matrices():
     assert euler_edge(turn - 0.1 * UNIT) == pytest.approx(0.2 / 1.01)
     assert euler_edge(UNIT) == 0
     assert euler_edge(torch.diag(torch.tensor([-4.0, 0.0]))) == pytest.approx(0.5)
-    for bad in (torch.zeros(2, 2), torch.zeros(2, 2, 2)):
+    nan = torch.full((2, 2), math.nan)
+    for bad in (torch.zeros(2, 2), torch.zeros(2, 2, 2), nan, torch.eye(2, dtype=torch.int64)):
         with pytest.raises(InputError):
             asymmetry(bad)
     with pytest.raises(InputError, match="zero"):
         euler_edge(torch.zeros(2, 2))
     with pytest.raises(InputError, match="real"):
         euler_edge(UNIT.to(torch.complex128))
+    with pytest.raises(InputError, match="finite"):
+        euler_edge(nan)
+    with pytest.raises(InputError, match="neutral"):
+        euler_edge(UNIT, neutral=1)
+
+
+def test_the_edge_in_single_precision_knows_its_neutral_modes():
+    g = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(5, 5, generator=g, dtype=f64))[0]
+    J = turn @ torch.diag(torch.tensor([-3.0, -1.0, 0, 0, 0], dtype=f64)) @ turn.T
+    assert euler_edge(J) == pytest.approx(2 / 3, rel=1e-12)
+    assert euler_edge(J.float()) == pytest.approx(2 / 3, rel=1e-5)
 
 
 def test_turning_bias_is_the_series_engines_second_term():
@@ -105,7 +122,7 @@ def test_eulers_steps_follow_the_modified_rule(order):
     flow, errors = Oja(C), []
     for h in (0.02, 0.01):
         euler = gf.integrate(flow, W0, t=0.6, method="euler", step=h).states[-1]
-        model = gf.integrate(ModifiedRule(flow, h, order=order), W0, t=0.6, rtol=1e-11)
+        model = gf.integrate(ModifiedRule(flow, h, order=order), W0, times=[0, 0.6], rtol=1e-9)
         errors.append(float((model.states[-1] - euler).norm()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order + 1, abs=0.1)
     with pytest.raises(InputError, match="takes none"):
@@ -127,6 +144,25 @@ def test_oja_follows_its_closed_form(t):
     flow = Oja(C)
     end = gf.integrate(flow, W0, t=t, rtol=1e-11, max_evaluations=50_000).states[-1]
     assert torch.allclose(end, flow.solution(W0, t), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("start", "t", "wanted"),
+    [
+        ([0.0, 0.0, 2.0], 2e3, [0, 0, 1]),  # no share in the first
+        ([0.0, 1.0, 1.0], 1e3, [0, 0.5**0.5, 0.5**0.5]),  # a double eigenvalue: the share stays
+        ([1e9, 0.0, 0.0], 0.5, [1 / math.sqrt(-math.expm1(-3.0)), 0, 0]),  # nothing cancels
+        ([0.0, 0.0, 0.0], 1.0, [0, 0, 0]),
+        ([0.3, -0.8, 0.4], 0.0, [0.3, -0.8, 0.4]),
+    ],
+    ids=["orthogonal", "double", "long", "zero", "now"],
+)
+def test_ojas_closed_form_at_its_limits(start, t, wanted):
+    flow = Oja(torch.diag(torch.tensor([3.0, 1.0, 1.0], dtype=f64)))
+    end = flow.solution(torch.tensor(start, dtype=f64), t)
+    assert end.tolist() == pytest.approx(wanted, rel=1e-12, abs=1e-15)
+    with pytest.raises(InputError, match="negative"):
+        flow.solution(end, -1.0)
 
 
 def test_oja_is_a_gradient_flow_in_a_metric_and_not_without():
@@ -183,8 +219,9 @@ def test_beyond_twice_the_edge_oja_runs_away():
         (torch.diag(torch.tensor([1.0, -1.0])), "negative"),
         (torch.zeros(2, 2), "zero"),
         (torch.full((2, 2), math.nan), "finite"),
+        (torch.eye(2, dtype=torch.int64), "floating"),
     ],
-    ids=["vector", "asymmetric", "indefinite", "zero", "nan"],
+    ids=["vector", "asymmetric", "indefinite", "zero", "nan", "integers"],
 )
 def test_what_is_no_correlation_is_refused(rule, matrix, word):
     with pytest.raises(InputError, match=word):
@@ -225,6 +262,17 @@ def test_bcms_selective_point_and_its_edges(tau):
         assert torch.linalg.eigvals(plane).imag.abs().max() == 0
 
 
+@pytest.mark.parametrize("overlap", [-0.5, 0.3, 0.8])
+def test_overlapping_patterns_bear_a_slower_threshold(overlap):
+    """Of two unit patterns, equally often, the bound is τ < 1/(1 − c²)."""
+    patterns = torch.linalg.cholesky(torch.tensor([[1.0, overlap], [overlap, 1.0]], dtype=f64))
+    w = torch.linalg.solve(patterns, torch.tensor([2.0, 0.0], dtype=f64))
+    level, bound = torch.tensor([2.0], dtype=f64), 1 / (1 - overlap**2)
+    for tau, stays in ((0.99 * bound, True), (1.01 * bound, False)):
+        J = rate_matrix(BCM(patterns, threshold_time=tau), w, threshold=level)
+        assert (float(torch.linalg.eigvals(J).real.max()) < 0) is stays
+
+
 def test_bcm_is_lost_where_its_edge_says():
     flow = BCM(UNIT, threshold_time=0.8)
     start = torch.tensor([2.001, 0.0], dtype=f64)
@@ -237,9 +285,17 @@ def test_bcm_refuses():
     with pytest.raises(InputError, match="one pattern a row"):
         BCM(torch.ones(3))
     with pytest.raises(InputError, match="add up"):
-        BCM(UNIT, torch.tensor([0.5, 0.6]))
-    with pytest.raises(InputError, match="one number"):
-        BCM(UNIT, torch.tensor([0.5, 0.6, -0.1]))
+        BCM(UNIT, torch.tensor([0.5, 0.6], dtype=f64))
+    for bad in (torch.tensor([0.5, 0.6, -0.1], dtype=f64), [0.5, 0.5],
+                torch.tensor([1.5, -0.5], dtype=f64)):
+        with pytest.raises(InputError, match="one number"):
+            BCM(UNIT, bad)
+    with pytest.raises(InputError, match="convert"):
+        BCM(UNIT, torch.tensor([0.5, 0.5]))
+    with pytest.raises(InputError, match="finite"):
+        BCM(torch.full((2, 2), math.nan))
+    with pytest.raises(InputError, match="floating"):
+        BCM(torch.eye(2, dtype=torch.int64))
     with pytest.raises(InputError, match="negative"):
         BCM(UNIT, threshold_time=-1)
     with pytest.raises(InputError, match="threshold too"):
@@ -329,6 +385,12 @@ def test_feedback_refuses():
     E = problem()
     with pytest.raises(InputError, match="shapes"):
         FeedbackAlignment(E, [torch.ones(3, 5, dtype=f64)])
+    for bad in ([torch.ones(5, 3)], [torch.full((5, 3), math.nan, dtype=f64)]):
+        with pytest.raises(InputError, match="finite, and torch.float64"):
+            FeedbackAlignment(E, bad)
+    for bad in ([[1.0]], 3):
+        with pytest.raises(InputError, match="list of tensors"):
+            FeedbackAlignment(E, bad)
     with pytest.raises(InputError, match="mlp"):
         FeedbackAlignment(gf.problems.cosh())
     net = gf.problems.conv([2], in_channels=1, image_size=8, classes=10, dtype=f64)
@@ -339,3 +401,35 @@ def test_feedback_refuses():
         FeedbackAlignment(gf.problems.classification("iris", net, n=20, chunk=7))
     with pytest.raises(InputError, match="decay"):
         KolenPollack(E, decay=0)
+
+
+def tied():
+    layer = torch.nn.Linear(4, 4)
+    return [layer, torch.nn.Tanh(), layer]
+
+
+def frozen():
+    layers = [torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4)]
+    layers[0].requires_grad_(False)
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("layers", "word"),
+    [
+        (lambda: [torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), torch.nn.Tanh()], "after every"),
+        (lambda: [torch.nn.Linear(4, 4), torch.nn.Softplus(1), torch.nn.Linear(4, 4),
+                  torch.nn.Softplus(5), torch.nn.Linear(4, 4)], "something else"),
+        (lambda: [torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4, bias=False)],
+         "all layers have biases"),
+        (tied, "twice"),
+        (frozen, "something else"),
+    ],
+    ids=["order", "two softplus", "one bias", "tied", "frozen"],
+)
+def test_networks_that_cannot_be_read_are_refused(layers, word):
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=f64)
+    net = torch.nn.Sequential(*layers()).double()
+    E = gf.Objective.from_module(net, gf.problems.squared_error, (x, x))
+    with pytest.raises(InputError, match=word):
+        FeedbackAlignment(E)

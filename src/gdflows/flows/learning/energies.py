@@ -40,12 +40,24 @@ class LayeredEnergy(ABC):
     def __init__(self, objective: Objective):
         self.layers = Layers(objective)
         self.objective = objective
+        net = self.layers
+        output = net.forward(objective.theta0)[-1]
+        apart = [net.loss(output[i : i + 1], net.y[i : i + 1]) for i in range(len(output))]
+        mean, tol = torch.stack(apart).mean(), 1e3 * torch.finfo(output.dtype).eps
+        if not torch.allclose(net.loss(output, net.y), mean, rtol=tol, atol=tol):
+            raise InputError(
+                "An energy needs a loss that is the mean of the samples' own losses: each sample "
+                "relaxes by itself."
+            )
 
     @abstractmethod
     def internal(self, theta: Tensor, parts: list[Tensor]) -> Tensor:
         """The energy without nudge, summed over the samples; ``parts`` are the layers' s."""
 
     def _total(self, theta: Tensor, s: Tensor, beta: float) -> Tensor:
+        shape = (len(self.layers.x), sum(self.layers.widths))
+        if tuple(s.shape) != shape:
+            raise InputError(f"The activities must be of shape {shape}, got {tuple(s.shape)}.")
         parts = list(s.split(self.layers.widths, dim=1))
         energy = self.internal(theta, parts)
         return energy + beta * len(s) * self.layers.loss(parts[-1], self.layers.y)
@@ -105,8 +117,15 @@ class LayeredEnergy(ABC):
         ConvergenceError
             If no minimum of the energy is reached: there may be none, as with a large negative
             nudge.
+        InputError
+            If torch is asked to differentiate through it: the search is not differentiable.
         """
         self.objective._check(theta)
+        if theta.requires_grad or torch.autograd.forward_ad.unpack_dual(theta).tangent is not None:
+            raise InputError(
+                f"{self.label}: torch cannot differentiate through a search for rest. Use "
+                "sensitivity, gradient, or gdflows.flows.jacobian, which takes differences."
+            )
         beta = number(beta, "beta")
         s = (self.start(theta) if start is None else start).detach()
         tol = 1e3 * torch.finfo(s.dtype).eps if tol is None else number(tol, "tol", positive=True)
@@ -126,7 +145,7 @@ class LayeredEnergy(ABC):
             ]
             move = (vectors @ along)[:, :, 0]
             before, share = self._total(theta, s, beta), 1.0
-            slack = 1e-12 * (1 + abs(float(before)))
+            slack = 5e3 * torch.finfo(s.dtype).eps * (1 + abs(float(before)))
             while share > 1e-4 and self._total(theta, s + share * move, beta) > before + slack:
                 share /= 2
             s = s + share * move
@@ -134,6 +153,17 @@ class LayeredEnergy(ABC):
             f"{self.label}: the activities found no minimum of the energy at β = {beta:g} (largest "
             f"force {largest:.2g}). Take a smaller nudge, or weights for which there is one."
         )
+
+    def sensitivity(self, theta: Tensor, s: Tensor, beta: float = 0.0) -> Tensor:
+        """How the activities at rest move with the parameters, ∂s/∂θ, ``(n, S, D)``.
+
+        Parameters
+        ----------
+        theta, s, beta
+            Parameters, activities at rest there (of :meth:`rest`), and the nudge.
+        """
+        mixed = torch.func.jacrev(lambda v: self.force(v, s, beta))(theta)
+        return torch.linalg.solve(self.stiffness(theta, s, beta), mixed)
 
     def relax(self, theta: Tensor, s: Tensor, beta: float, *, steps: int, step: float) -> Tensor:
         """Euler steps of the activities' own flow, s ← s − η ∂F/∂s, ``(n, S)``."""
@@ -157,6 +187,9 @@ class LayeredEnergy(ABC):
         :math:`(F^*(\beta) - F^*(0))/\beta`, or :math:`(F^*(\beta) - F^*(-\beta))/2\beta`, with
         F* the energy at rest.
         """
+        nudge = number(nudge, "nudge")
+        if nudge == 0:
+            raise InputError("nudge must not be 0; the limit is loss(theta).")
         other = -nudge if symmetric else 0.0
         ends = [self.value(theta, self.rest(theta, b), b) for b in (nudge, other)]
         return (ends[0] - ends[1]) / (nudge - other)
@@ -172,6 +205,8 @@ class LayeredEnergy(ABC):
         """
         if (steps is None) != (step is None):
             raise InputError("Give steps and step together, or neither.")
+        if step is not None:
+            step = number(step, "step", positive=True)
         s = self.rest(theta)
         parts = s.split(self.layers.widths, dim=1)
         cost = torch.zeros_like(s)
@@ -223,7 +258,7 @@ class HopfieldEnergy(LayeredEnergy):
 
     References
     ----------
-    Scellier and Bengio (2017), eq. 1, in layers.
+    Scellier and Bengio (2017), section 2, in layers.
     """
 
     label = "Hopfield"

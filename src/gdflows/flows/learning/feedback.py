@@ -61,19 +61,28 @@ class FeedbackAlignment(Flow):
             generator = torch.Generator().manual_seed(seed)
             draws = [torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes]
             feedback = [((2 * d - 1) / d.shape[0] ** 0.5).to(objective.theta0) for d in draws]
+        feedback = list(feedback) if isinstance(feedback, Sequence) else [feedback]
+        if not all(isinstance(b, Tensor) for b in feedback):
+            raise InputError("feedback must be a list of tensors, one for each hidden layer.")
+        own = objective.theta0
+        for b in feedback:
+            if b.dtype != own.dtype or b.device != own.device or not torch.isfinite(b).all():
+                raise InputError(
+                    f"feedback must be finite, and {own.dtype} on {own.device} as the network is."
+                )
         if [tuple(b.shape) for b in feedback] != [tuple(s) for s in shapes]:
             raise InputError(
                 f"feedback needs matrices of the shapes {[tuple(s) for s in shapes]}, got "
                 f"{[tuple(b.shape) for b in feedback]}."
             )
-        self.feedback = list(feedback)
+        self.feedback = feedback
 
     def vector_field(self, theta: Tensor) -> Tensor:
         return self._learn(theta, self.feedback)
 
     def _learn(self, theta: Tensor, feedback: Sequence[Tensor]) -> Tensor:
         net = self.layers
-        parts, u = net.split(theta), net.forward(theta)
+        u = net.forward(theta)
         delta, rates = net.output_error(u[-1]), []
         for i in reversed(range(len(net))):
             below = net.x if i == 0 else net.activation(u[i - 1])
@@ -81,7 +90,6 @@ class FeedbackAlignment(Flow):
             rates.append((-delta.T @ below, None if bias is None else -bias))
             if i:
                 delta = (delta @ feedback[i - 1].T) * net.slope(u[i - 1])
-        assert len(rates) == len(parts)
         return net.join(rates[::-1])
 
     def transposed(self, theta: Tensor) -> list[Tensor]:
@@ -110,7 +118,7 @@ class WeightMirror(FeedbackAlignment):
 
     References
     ----------
-    Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), section 3.
+    Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019).
     """
 
     label = "weight mirror"
@@ -156,7 +164,7 @@ class KolenPollack(WeightMirror):
 
     References
     ----------
-    Kolen and Pollack (1994); Akrout et al. (2019), section 4.
+    Kolen and Pollack (1994); Akrout et al. (2019).
     """
 
     label = "Kolen-Pollack"

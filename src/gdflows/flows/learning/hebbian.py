@@ -87,15 +87,23 @@ class Oja(Flow):
         r"""Where the flow is at time t, in closed form, shape ``(D,)``.
 
         .. math:: w(t) = \frac{u}{\sqrt{1 + \|u\|^2 - \|w_0\|^2}}, \qquad u = e^{Ct}w_0
+
+        Of times before 0 there is none: backwards long weights run away in finite time.
         """
         self.objective._check(w0, "w0")
         t = number(t, "t")
+        if t < 0:
+            raise InputError(f"t must not be negative, got {t:g}.")
         values, vectors = torch.linalg.eigh(self.correlation)
-        # u times the factor exp(-t·largest), so that nothing overflows
-        start = vectors.T @ w0
-        u = torch.exp((values - values[-1]) * t) * start
-        rest = torch.exp(-2 * values[-1] * t) * (1 - w0 @ w0)
-        return vectors @ (u / torch.sqrt(u @ u + rest))
+        start, values = vectors.T @ w0, values.clamp_min(0)
+        if not (start != 0).any():
+            return torch.zeros_like(w0)
+        # u times exp(-t·largest that is excited), so that nothing overflows; ‖u‖² − ‖w₀‖² as a
+        # sum of what is not negative, so that nothing cancels
+        top = values[start != 0].max()
+        u = torch.where(start != 0, torch.exp((values - top).clamp_max(0) * t) * start, 0)
+        grown = (u**2 * -torch.expm1(-2 * values * t)).sum()
+        return vectors @ (u / torch.sqrt(torch.exp(-2 * top * t) + grown))
 
     @property
     def edge(self) -> float:
@@ -133,8 +141,9 @@ class BCM(Flow):
 
     References
     ----------
-    Bienenstock, Cooper and Munro (1982); Intrator and Cooper (1992) for the objective; Udeigwe,
-    Munro and Ermentrout (2017) for τ near 1.
+    Bienenstock, Cooper and Munro (1982), whose threshold is a power of the mean activity; Intrator
+    and Cooper (1992) for the mean of the square and the objective; Udeigwe, Munro and Ermentrout
+    (2017) for τ near 1.
     """
 
     label = "BCM"
@@ -146,13 +155,21 @@ class BCM(Flow):
         *,
         threshold_time: float = 0.0,
     ):
-        if not isinstance(patterns, Tensor) or patterns.ndim != 2 or not len(patterns):
+        if not isinstance(patterns, Tensor) or patterns.ndim != 2 or not patterns.numel():
             raise InputError("patterns must be a tensor of shape (P, D), one pattern a row.")
+        _check_real(patterns, "patterns")
         if probabilities is None:
             probabilities = patterns.new_full((len(patterns),), 1 / len(patterns))
-        total = float(probabilities.sum())
-        if probabilities.shape != patterns.shape[:1] or float(probabilities.min()) < 0:
+        if not isinstance(probabilities, Tensor) or probabilities.shape != patterns.shape[:1]:
+            raise InputError("probabilities must be a tensor, one number from 0 to 1 a pattern.")
+        _check_real(probabilities, "probabilities")
+        if probabilities.dtype != patterns.dtype:
+            raise InputError(
+                f"probabilities are {probabilities.dtype}, patterns {patterns.dtype}: convert one."
+            )
+        if float(probabilities.min()) < 0:
             raise InputError("probabilities must be one number from 0 to 1 a pattern.")
+        total = float(probabilities.sum())
         if abs(total - 1) > 1e-6:
             raise InputError(f"probabilities must add up to 1, not {total:g}.")
         self.patterns, self.probabilities = patterns, probabilities
@@ -192,8 +209,7 @@ def _correlation(matrix: Tensor) -> Tensor:
     """A correlation matrix, or an error that says what it lacks."""
     if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError("correlation must be a square matrix, a tensor of shape (D, D).")
-    if not torch.isfinite(matrix).all():
-        raise InputError("correlation holds values that are not finite.")
+    _check_real(matrix, "correlation")
     scale = float(matrix.abs().max())
     if not torch.allclose(matrix, matrix.T, rtol=0, atol=1e-6 * scale):
         raise InputError("correlation must be symmetric: it is the mean of x xᵀ.")
@@ -201,3 +217,10 @@ def _correlation(matrix: Tensor) -> Tensor:
     if float(values[0]) < -1e-6 * scale or not float(values[-1]) > 0:
         raise InputError("correlation must have no negative eigenvalue and not be zero.")
     return (matrix + matrix.T) / 2
+
+
+def _check_real(values: Tensor, name: str) -> None:
+    if not values.is_floating_point():
+        raise InputError(f"{name} needs a real floating-point dtype, got {values.dtype}.")
+    if not torch.isfinite(values).all():
+        raise InputError(f"{name} holds values that are not finite.")

@@ -52,15 +52,40 @@ class Layers:
         between = [m for m in model if type(m) in ACTIVATIONS.values()]
         if strange or not linear or len({type(m) for m in between}) > 1:
             raise InputError(f"Only fully connected layers of one activation, not {strange}.")
-        if between and len(between) != len(linear) - 1:
+        order = [isinstance(m, nn.Linear) for m in model if not isinstance(m, nn.Flatten)]
+        if between and order != [True, *[False, True] * (len(linear) - 1)]:
             raise InputError("The activation must stand after every layer but the last.")
+        if len({id(m) for m in linear}) < len(linear):
+            raise InputError(
+                "A layer stands twice in the network: rules need weights of their own."
+            )
         if any(m.bias is None for m in linear) != all(m.bias is None for m in linear):
             raise InputError("Either all layers have biases or none.")
         self.activation: Callable[[Tensor], Tensor] = between[0] if between else (lambda u: u)
         self.biased = linear[0].bias is not None
         self.widths = [m.out_features for m in linear]
         batch = objective._whole[0]
+        if not batch.judged or len(batch.args) != 1 or batch.kwargs or batch.axes != (0, 0):
+            raise InputError("A learning rule of layers needs samples (x, y), one a row.")
         self.x, self.y = batch.args[0].flatten(1), batch.target
+        # Whatever else a network may hold, frozen layers or activations with different
+        # parameters: it must be the one that is read here.
+        with torch.no_grad():
+            expected = model(batch.args[0])
+        read = self._output(objective.theta0)
+        tol = 1e3 * torch.finfo(expected.dtype).eps
+        if read is None or not torch.allclose(read, expected, rtol=tol, atol=tol):
+            raise InputError(
+                "The network computes something else than its layers as they are read: all "
+                "activations must be alike, and all parameters trained."
+            )
+
+    def _output(self, theta: Tensor) -> Tensor | None:
+        """The output, or None if θ does not hold a weight matrix, and a bias, of every layer."""
+        each = 2 if self.biased else 1
+        if len(self.objective.unflatten(theta)) != each * len(self):
+            return None
+        return self.forward(theta)[-1]
 
     def __len__(self) -> int:
         return len(self.widths)

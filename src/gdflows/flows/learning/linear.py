@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdflows.arguments import number
+from gdflows.arguments import number, whole
 from gdflows.bseries.modified import modified_equation
 from gdflows.errors import InputError
 from gdflows.flows.base import Flow
@@ -33,9 +33,13 @@ class ModifiedRule(Flow):
     """
 
     def __init__(self, rule: Flow, lr: float, *, order: int = 1):
-        super().__init__(rule.objective, lr)
+        if not isinstance(rule, Flow):
+            raise InputError("ModifiedRule needs a flow, e.g. Oja(C).")
+        super().__init__(rule.objective, number(lr, "lr", positive=True))
         self.rule = rule
-        self._series = modified_equation("explicit-euler", order)(rule.vector_field)
+        self._series = modified_equation("explicit-euler", whole(order, "order", 0))(
+            rule.vector_field
+        )
         self.label = f"{rule.label}, order {order}"
 
     def start(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,7 +74,8 @@ def rate_matrix(flow: Flow, theta: Tensor, **companions: Tensor) -> Tensor:
     Raises
     ------
     InputError
-        If a companion is missing or unknown, or the field is no differentiable function.
+        If a companion is missing, unknown or of another shape or dtype than the flow's, or the
+        field is no differentiable function.
     """
     start = flow.companions(theta)
     given = companions or start
@@ -78,6 +83,13 @@ def rate_matrix(flow: Flow, theta: Tensor, **companions: Tensor) -> Tensor:
         raise InputError(
             f"{flow.label} carries {sorted(start) or 'no companions'}, given: {sorted(given)}."
         )
+    for name, own in start.items():
+        there = given[name]
+        if there.shape != own.shape or there.dtype != own.dtype:
+            raise InputError(
+                f"{flow.label}: the companion {name} is {own.dtype} of shape {tuple(own.shape)}, "
+                f"given: {there.dtype}, {tuple(there.shape)}."
+            )
     places = {name: given[name] for name in start}
     sizes = [theta.numel(), *(p.numel() for p in places.values())]
 
@@ -116,7 +128,7 @@ def asymmetry(jacobian: Tensor) -> float:
     return float(torch.linalg.matrix_norm(J - J.T) / (2 * whole))
 
 
-def euler_edge(jacobian: Tensor, *, neutral: float = 1e-9) -> float:
+def euler_edge(jacobian: Tensor, *, neutral: float | None = None) -> float:
     r"""The step at which Euler's method loses a rest point of a flow.
 
     The multipliers are :math:`1 + h\mu`; a mode leaves the unit disc at
@@ -126,9 +138,10 @@ def euler_edge(jacobian: Tensor, *, neutral: float = 1e-9) -> float:
     ----------
     jacobian : Tensor
         Of the field at the rest point, shape ``(D, D)``.
-    neutral : float
+    neutral : float, optional
         Eigenvalues smaller than so many times the largest are directions along which there are
-        more points of rest; they are left out.
+        more points of rest; they are left out. By default the root of the dtype's precision, to
+        which rounding knows a double eigenvalue: a mode that is slower by more is not seen.
 
     Returns
     -------
@@ -140,8 +153,11 @@ def euler_edge(jacobian: Tensor, *, neutral: float = 1e-9) -> float:
     InputError
         If all modes are neutral.
     """
-    neutral = number(neutral, "neutral")
-    mu = torch.linalg.eigvals(_square(jacobian))
+    J = _square(jacobian)
+    neutral = torch.finfo(J.dtype).eps ** 0.5 if neutral is None else number(neutral, "neutral")
+    if not 0 <= neutral < 1:
+        raise InputError(f"neutral must be at least 0 and below 1, got {neutral:g}.")
+    mu = torch.linalg.eigvals(J)
     size = mu.abs()
     kept = mu[size > neutral * size.max()]
     if not len(kept):
@@ -178,4 +194,8 @@ def _square(matrix: Tensor) -> Tensor:
         raise InputError("A Jacobian is a square matrix, a tensor of shape (D, D).")
     if matrix.is_complex():
         raise InputError("The Jacobian of a learning rule is real; this one is complex.")
+    if not matrix.is_floating_point():
+        raise InputError(f"A Jacobian needs a floating-point dtype, got {matrix.dtype}.")
+    if not torch.isfinite(matrix).all():
+        raise InputError("The Jacobian holds values that are not finite.")
     return matrix

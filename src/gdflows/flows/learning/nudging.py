@@ -40,7 +40,8 @@ class NudgedLearning(Flow):
     Raises
     ------
     InputError
-        If the nudge is zero, or one of ``steps`` and ``step`` is missing.
+        If the nudge is zero or so small that what the rests leave over would drown it (below
+        100,000 times the dtype's precision), or one of ``steps`` and ``step`` is missing.
 
     References
     ----------
@@ -63,6 +64,12 @@ class NudgedLearning(Flow):
         self.energy, self.nudge, self.symmetric = energy, number(nudge, "nudge"), bool(symmetric)
         if self.nudge == 0:
             raise InputError("nudge must not be 0; the limit is energy.gradient(theta).")
+        least = 1e5 * torch.finfo(energy.objective.theta0.dtype).eps
+        if abs(self.nudge) < least:
+            raise InputError(
+                f"nudge must be at least {least:.1g} in {energy.objective.theta0.dtype}, got "
+                f"{self.nudge:g}: a smaller one drowns in rounding. The limit is energy.gradient."
+            )
         if (steps is None) != (step is None):
             raise InputError("Give steps and step together, or neither.")
         self.steps = None if steps is None else whole(steps, "steps")
