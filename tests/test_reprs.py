@@ -22,7 +22,9 @@ def dataclasses_of_the_package():
                 raise
             continue
         for thing in vars(room).values():
-            if dataclasses.is_dataclass(thing) and thing.__module__ == module.name:
+            if not isinstance(thing, type) or not dataclasses.is_dataclass(thing):
+                continue
+            if thing.__module__ == module.name:
                 found.add(thing)
     return sorted((c for c in found if not c.__name__.startswith("_")), key=lambda c: c.__name__)
 
