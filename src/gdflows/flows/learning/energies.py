@@ -76,13 +76,14 @@ class LayeredEnergy(ABC):
 
     def stiffness(self, theta: Tensor, s: Tensor, beta: float = 0.0) -> Tensor:
         """∂²F/∂s² of each sample, ``(n, S, S)``."""
-
-        def column(e: Tensor) -> Tensor:
-            return torch.func.jvp(lambda z: self.force(theta, z, beta), (s,), (e.expand_as(s),))[1]
-
-        # of all samples at once, since their energies do not know one another
-        units = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
-        return -torch.func.vmap(column)(units).permute(1, 2, 0)
+        z = s.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self._total(theta.detach(), z, beta)
+            (slope,) = torch.autograd.grad(total, z, create_graph=True)
+            # of all samples at once, since their energies do not know one another
+            units = slope.sum(0).unbind()
+            rows = [torch.autograd.grad(unit, z, retain_graph=True)[0] for unit in units]
+        return torch.stack(rows, dim=1)
 
     def start(self, theta: Tensor) -> Tensor:
         """Activities to relax from: those of a pass forward, ``(n, S)``."""

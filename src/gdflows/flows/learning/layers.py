@@ -56,9 +56,7 @@ class Layers:
         if between and order != [True, *[False, True] * (len(linear) - 1)]:
             raise InputError("The activation must stand after every layer but the last.")
         if len({id(m) for m in linear}) < len(linear):
-            raise InputError(
-                "A layer stands twice in the network: rules need weights of their own."
-            )
+            raise InputError("A layer stands twice in the network: each needs its own weights.")
         if any(m.bias is None for m in linear) != all(m.bias is None for m in linear):
             raise InputError("Either all layers have biases or none.")
         self.activation: Callable[[Tensor], Tensor] = between[0] if between else (lambda u: u)
