@@ -72,6 +72,8 @@ def test_recorded_study_runs_on_a_stand_in(name, stand_in, record_property):
     know_all()
     keys, shorten = CHECKS[study]
     config |= dict(shorten(config)) | SMALLER.get(study, {})
+    if config.get("network") == "vgg11":  # whose width is a factor
+        config["widths"] = "0.03"
     one, two = (carry_out(study, config) for _ in range(2))
     apart = [c for c in one if c == "microseconds"]
     pd.testing.assert_frame_equal(one.drop(columns=apart), two.drop(columns=apart))
