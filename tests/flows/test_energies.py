@@ -146,7 +146,8 @@ def test_a_short_phase_cuts_the_series_off(kind):
 
 @KINDS
 def test_the_rule_is_a_gradient_at_rest_and_not_before(kind):
-    E = problem("iris", n=5)
+    net = gf.problems.mlp([4, 2, 3], "tanh", seed=0, dtype=f64)
+    E = gf.problems.classification("iris", net, n=5)
     energy = kind(E)
     at_rest = asymmetry(jacobian(NudgedLearning(energy, 0.5), E.theta0))
     before = asymmetry(jacobian(NudgedLearning(energy, 0.5, steps=2, step=0.4), E.theta0))

@@ -59,15 +59,16 @@ class Oja(Flow):
 
     References
     ----------
-    Oja (1982); for many neurons V is the criterion of Miao and Hua (1998).
+    Oja (1982); for many neurons −V is the criterion of Miao and Hua (1998).
 
     Examples
     --------
     >>> import torch, gdflows as gf
-    >>> C = torch.diag(torch.tensor([2.0, 1.0]))
-    >>> rule = gf.flows.learning.Oja(C)
-    >>> gf.integrate(rule, torch.tensor([0.1, 1.0]), t=20.0).states[-1].round(decimals=4)
-    tensor([1., 0.])
+    >>> from gdflows.flows.learning import Oja
+    >>> rule = Oja(torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64)))
+    >>> w = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    >>> gf.integrate(rule, w, times=[0, 20]).states[-1].round(decimals=4)
+    tensor([1., 0.], dtype=torch.float64)
     """
 
     label = "Oja"
