@@ -240,6 +240,12 @@ def test_energies_refuse():
         TwoTimes(energy, -0.1, ratio=0.1)
     with pytest.raises(InputError, match="must not be 0"):
         energy.surrogate(E.theta0, 0.0)
+    with pytest.raises(InputError, match="edge"):
+        energy.gradient(E.theta0, steps=3, step=5.0)
+    with pytest.raises(ConvergenceError, match="ran away"):
+        energy.relax(E.theta0, energy.rest(E.theta0), 0.1, steps=3000, step=5.0)
+    with pytest.raises(InputError, match="no minimum"):
+        energy.edge(E.theta0, energy.rest(E.theta0), -500.0)
     with pytest.raises(InputError, match="shape"):
         energy.force(E.theta0, energy.rest(E.theta0)[:1])
 

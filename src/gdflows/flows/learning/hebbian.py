@@ -42,6 +42,7 @@ class Hebb(Flow):
         return -(w @ (self.correlation @ w)) / 2
 
     def vector_field(self, theta: Tensor) -> Tensor:
+        self.objective._check(theta)
         return self.correlation @ theta
 
 
@@ -81,6 +82,7 @@ class Oja(Flow):
         return (w @ w - torch.log(w @ (self.correlation @ w))) / 2
 
     def vector_field(self, theta: Tensor) -> Tensor:
+        self.objective._check(theta)
         push = self.correlation @ theta
         return push - (theta @ push) * theta
 
@@ -189,6 +191,7 @@ class BCM(Flow):
         return self._push(theta, self.probabilities @ (self.patterns @ theta) ** 2)
 
     def _push(self, w: Tensor, threshold: Tensor) -> Tensor:
+        self.objective._check(w)
         y = self.patterns @ w
         return (self.probabilities * y * (y - threshold)) @ self.patterns
 
