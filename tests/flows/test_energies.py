@@ -146,7 +146,8 @@ def test_a_short_phase_cuts_the_series_off(kind):
 
 @KINDS
 def test_the_rule_is_a_gradient_at_rest_and_not_before(kind):
-    E = problem("iris", n=5)
+    net = gf.problems.mlp([4, 2, 3], "tanh", seed=0, dtype=f64)
+    E = gf.problems.classification("iris", net, n=5)
     energy = kind(E)
     at_rest = asymmetry(jacobian(NudgedLearning(energy, 0.5), E.theta0))
     before = asymmetry(jacobian(NudgedLearning(energy, 0.5, steps=2, step=0.4), E.theta0))
@@ -239,6 +240,12 @@ def test_energies_refuse():
         TwoTimes(energy, -0.1, ratio=0.1)
     with pytest.raises(InputError, match="must not be 0"):
         energy.surrogate(E.theta0, 0.0)
+    with pytest.raises(InputError, match="edge"):
+        energy.gradient(E.theta0, steps=3, step=5.0)
+    with pytest.raises(ConvergenceError, match="ran away"):
+        energy.relax(E.theta0, energy.rest(E.theta0), 0.1, steps=3000, step=5.0)
+    with pytest.raises(InputError, match="no minimum"):
+        energy.edge(E.theta0, energy.rest(E.theta0), -500.0)
     with pytest.raises(InputError, match="shape"):
         energy.force(E.theta0, energy.rest(E.theta0)[:1])
 

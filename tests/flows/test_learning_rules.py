@@ -210,6 +210,12 @@ def test_beyond_twice_the_edge_oja_runs_away():
         gf.integrate(flow, torch.tensor([0.9], dtype=f64), t=400.0, method="euler", step=2.1)
 
 
+@pytest.mark.parametrize("rule", [Hebb, Oja, BCM])
+def test_only_a_vector_of_weights_has_a_rate(rule):
+    with pytest.raises(InputError, match="flat vector"):
+        rule(UNIT).vector_field(UNIT)
+
+
 @pytest.mark.parametrize("rule", [Hebb, Oja])
 @pytest.mark.parametrize(
     ("matrix", "word"),

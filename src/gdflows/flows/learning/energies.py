@@ -171,11 +171,19 @@ class LayeredEnergy(ABC):
         step = number(step, "step", positive=True)
         for _ in range(whole(steps, "steps", 0)):
             s = s + step * self.force(theta, s, beta)
+        if not torch.isfinite(s).all():
+            raise ConvergenceError(
+                f"{self.label}: the relaxation ran away in {steps} steps of {step:g}; edge tells "
+                "how long a step may be."
+            )
         return s
 
     def edge(self, theta: Tensor, s: Tensor, beta: float = 0.0) -> float:
         """The largest η of :meth:`relax` that is stable at rest: 2 over the largest stiffness."""
-        return 2 / float(torch.linalg.eigvalsh(self.stiffness(theta, s, beta)).max())
+        values = torch.linalg.eigvalsh(self.stiffness(theta, s, beta))
+        if not float(values.min()) > 0:
+            raise InputError(f"{self.label}: no minimum of the energy here; no step is stable.")
+        return 2 / float(values.max())
 
     def loss(self, theta: Tensor) -> Tensor:
         """The loss of the free network: at the output at rest, without nudge."""
@@ -213,6 +221,11 @@ class LayeredEnergy(ABC):
         cost = torch.zeros_like(s)
         cost[:, -self.layers.widths[-1] :] = len(s) * self.layers.output_error(parts[-1])
         H = self.stiffness(theta, s)
+        if step is not None and step >= self.edge(theta, s):
+            raise InputError(
+                f"step must be below the edge {self.edge(theta, s):.3g}, got {step:g}: "
+                "the series diverges."
+            )
         if steps is None:
             p = torch.linalg.solve(H, cost)
         else:

@@ -42,6 +42,7 @@ class Hebb(Flow):
         return -(w @ (self.correlation @ w)) / 2
 
     def vector_field(self, theta: Tensor) -> Tensor:
+        self.objective._check(theta)
         return self.correlation @ theta
 
 
@@ -59,15 +60,16 @@ class Oja(Flow):
 
     References
     ----------
-    Oja (1982); for many neurons V is the criterion of Miao and Hua (1998).
+    Oja (1982); for many neurons −V is the criterion of Miao and Hua (1998).
 
     Examples
     --------
     >>> import torch, gdflows as gf
-    >>> C = torch.diag(torch.tensor([2.0, 1.0]))
-    >>> rule = gf.flows.learning.Oja(C)
-    >>> gf.integrate(rule, torch.tensor([0.1, 1.0]), t=20.0).states[-1].round(decimals=4)
-    tensor([1., 0.])
+    >>> from gdflows.flows.learning import Oja
+    >>> rule = Oja(torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64)))
+    >>> w = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    >>> gf.integrate(rule, w, times=[0, 20]).states[-1].round(decimals=4)
+    tensor([1., 0.], dtype=torch.float64)
     """
 
     label = "Oja"
@@ -80,6 +82,7 @@ class Oja(Flow):
         return (w @ w - torch.log(w @ (self.correlation @ w))) / 2
 
     def vector_field(self, theta: Tensor) -> Tensor:
+        self.objective._check(theta)
         push = self.correlation @ theta
         return push - (theta @ push) * theta
 
@@ -188,6 +191,7 @@ class BCM(Flow):
         return self._push(theta, self.probabilities @ (self.patterns @ theta) ** 2)
 
     def _push(self, w: Tensor, threshold: Tensor) -> Tensor:
+        self.objective._check(w)
         y = self.patterns @ w
         return (self.probabilities * y * (y - threshold)) @ self.patterns
 
