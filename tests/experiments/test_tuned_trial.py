@@ -122,6 +122,17 @@ def test_edges_are_looked_at_where_they_are_known():
         assert rows.true_sigma.isna().all()
 
 
+def test_where_a_run_has_gone_off_there_is_no_edge():
+    what, run, _ = course("digits-mse", "momentum", stop=1)
+    torch.nn.utils.vector_to_parameters(
+        torch.full((sum(p.numel() for p in run.network.parameters()),), 1e30),
+        run.network.parameters(),
+    )
+    found = run._edge(*next(what.batches(0)))
+    assert set(found) == {"true_sigma", "batch_sigma"}
+    assert all(math.isnan(value) for value in found.values())
+
+
 # -- the study -------------------------------------------------------------------------------------
 
 

@@ -91,7 +91,9 @@ def top_eigenpairs(
     occurs more than once is found as often, if k > 1: the search then goes on from further random
     vectors until none can be hidden (but with probability 0.01), for some ten products more. With
     k = 1 it stops early: two eigenvalues closer together than a relative :math:`\sqrt{0.02\,tol}`
-    may be taken for one between them.
+    may be taken for one between them; and if the gradient lies along the second eigenvector, the
+    second for the first: of many parameters a random vector holds so little of any one direction
+    that it may pass for the residual. ``k=2`` looks a second time.
 
     References
     ----------

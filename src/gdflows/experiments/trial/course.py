@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from gdflows import curvature
-from gdflows.errors import InputError, NonFiniteError
+from gdflows.errors import ConvergenceError, InputError, NonFiniteError
 from gdflows.experiments.trial.rules import RULES
 from gdflows.experiments.trial.scheduled import Scheduled
 from gdflows.experiments.trial.suite import Judged
@@ -198,8 +198,11 @@ class Course:
             return None  # a hybrid; or a rate of zero
         for name, data in (("true_sigma", self.what.for_edge()), ("batch_sigma", (x, y))):
             E = Objective.from_module(self.network, self.what.loss, data, check=False)
-            top = curvature.top_eigenpairs(E, E.theta0, 1, scale=scale, tol=TOL).values[0]
-            out[name] = _short(float(top) / edge)
+            try:
+                top = curvature.top_eigenpairs(E, E.theta0, 1, scale=scale, tol=TOL).values[0]
+                out[name] = _short(float(top) / edge)
+            except (NonFiniteError, ConvergenceError):  # a run that has gone off is judged too
+                out[name] = math.nan
         return out
 
 
