@@ -91,10 +91,10 @@ def top_eigenpairs(
     tell the second eigenvalue from the first: where the gradient lies along the second eigenvector,
     of many parameters a random vector holds so little of the first that it passes for the
     residual. So the search goes on until the products leave no room for a larger one, but with
-    probability 0.01: on networks 1.3 to 2.7 times the products that the residual asks for. With k = 1 two
-    eigenvalues closer together than a relative :math:`\sqrt{0.02\,tol}` may be taken for one
-    between them. An eigenvalue that occurs more than once is found as often, if k > 1: the search
-    then goes on from further random vectors, for some ten products more.
+    probability 0.01: on networks 1.3 to 2.7 times the products that the residual asks for. With
+    k = 1 two eigenvalues closer together than a relative :math:`\sqrt{0.02\,tol}` may be taken
+    for one between them. An eigenvalue that occurs more than once is found as often, if k > 1: the
+    search then goes on from further random vectors, for some ten products more.
 
     References
     ----------
