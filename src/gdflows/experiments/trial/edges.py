@@ -10,7 +10,7 @@ from scipy import stats
 
 from gdflows.errors import InputError
 from gdflows.experiments.trial.entrants import settings_of
-from gdflows.experiments.trial.results import courses, log_ratios
+from gdflows.experiments.trial.results import costs, courses, ratios, require_settled
 
 HELD = 0.2  # within a fifth of the aim
 
@@ -99,8 +99,10 @@ def gain_by_edge(
             near = held(table, batches[task])
         except InputError:
             continue
+        require_settled(table)
+        known = {task: costs(table, by, budgets[task])}
         for (method, part), mine in near.groupby(["method", "part"]):
-            gain = log_ratios({task: table}, budgets, (method, part), rival, by)
+            gain = ratios(known, (method, part), rival)
             seen = gain[gain.seed.isin(mine.seed)]
             rows.append(
                 {"task": task, "method": method, "part": part, "log": seen.log.mean(),

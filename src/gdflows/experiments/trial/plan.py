@@ -10,6 +10,7 @@ from gdflows.errors import InputError
 from gdflows.experiments.trial.entrants import ENTRANTS
 from gdflows.experiments.trial.rules import RULES
 from gdflows.experiments.trial.suite import EDGE_BATCHES, SUITE
+from gdflows.runs import Run, available, load
 
 CLASSIC = ("sgd", "momentum", "adamw", "adamw-ema", "adamw-finder", "schedule-free", "muon")
 OTHERS = ("prodigy", "cdat")
@@ -136,6 +137,12 @@ def plan() -> pd.DataFrame:
         },
         orient="index",
     )  # fmt: skip
+
+
+def recorded() -> dict[str, Run]:
+    """Those of the plan that ship with the package, by name, in the plan's order."""
+    there = set(available())
+    return {p.name: load(p.name) for p in PLAN if p.name in there}
 
 
 def joined(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

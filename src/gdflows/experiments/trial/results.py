@@ -96,8 +96,11 @@ def winner(table: pd.DataFrame, method: str) -> str:
 
     In the order in which they were tried, each against the best until then, as the search did.
     """
-    found, best = ranked(table, method), None
-    first = ENTRANTS[method].axes[0].name
+    return _best(ranked(table, method), method)
+
+
+def _best(found: pd.DataFrame, method: str) -> str:
+    best, first = None, ENTRANTS[method].axes[0].name
     for row in found.itertuples():
         mine = (row.steps, row.final), settings_of(row.setting)[first]
         if best is None or better(mine[0], best[0], mine[1] < best[1]):
@@ -107,9 +110,10 @@ def winner(table: pd.DataFrame, method: str) -> str:
 
 def at_end(table: pd.DataFrame, method: str) -> list[str]:
     """Settings whose grid was not tried on both sides of the winner, all else being equal."""
-    best = settings_of(winner(table, method))
-    tried = [settings_of(setting) for setting in ranked(table, method).setting]
-    return list(dict.fromkeys(s.axis.name for s in one_sided(ENTRANTS[method].axes, best, tried)))
+    found = ranked(table, method)
+    best = settings_of(_best(found, method))
+    sides = one_sided(ENTRANTS[method].axes, best, [settings_of(s) for s in found.setting])
+    return list(dict.fromkeys(side.axis.name for side in sides))
 
 
 def require_settled(table: pd.DataFrame) -> None:
@@ -251,12 +255,13 @@ def log_ratios(
     for task, table in tables.items():
         require_settled(table)
         known[task] = costs(table, by, budgets[task])
-    return _ratios(known, ours, rival)
+    return ratios(known, ours, rival)
 
 
-def _ratios(
+def ratios(
     known: Mapping[str, pd.DataFrame], ours: tuple[str, str], rival: tuple[str, str]
 ) -> pd.DataFrame:
+    """As :func:`log_ratios`, of costs by task that are known."""
     out = []
     for task, found in known.items():
         against = rival[0]
@@ -353,11 +358,11 @@ def summary(
     for rival in sorted(rivals):
         if not any(ours in t and (rival in t or rival[0] == "best") for t in together):
             continue
-        ratios = _ratios(known, ours, rival)
-        mean, low, high = over_tasks(ratios)
+        found = ratios(known, ours, rival)
+        mean, low, high = over_tasks(found)
         rows[rival] = {
-            "ratio": mean, "low": low, "high": high, "tasks": ratios.task.nunique(),
-            "missed_ours": ratios.missed_ours.mean(), "missed_rival": ratios.missed_rival.mean(),
+            "ratio": mean, "low": low, "high": high, "tasks": found.task.nunique(),
+            "missed_ours": found.missed_ours.mean(), "missed_rival": found.missed_rival.mean(),
         }  # fmt: skip
     if not rows:
         raise InputError(f"No task has {ours}.")
