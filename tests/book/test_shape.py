@@ -37,3 +37,54 @@ def test_a_chapter_ends_with_five_lines(page):
 @pytest.mark.parametrize("page", SHAPED)
 def test_a_chapter_can_be_read_in_a_sitting(page):
     assert words(source(page).read_text()) <= LONGEST
+
+
+NUMBERED = [page for page in chapters() if re.match(r"book/\d", page)]
+RESEARCH = "A small research question"  # how the title of such an exercise begins
+FENCED = re.compile(r"^(`{3,}|:{3,})\{(exercise|solution)(?:-start)?\}[ ]?(.*)\n((?::.*\n)*)", re.M)
+
+
+def exercises(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The titles of the exercises by label; the options of the solutions by the label they name."""
+    titles, solved = {}, {}
+    for _, kind, words_, options in FENCED.findall(text):
+        if kind == "exercise":
+            titles[re.search(r"^:label: (\S+)", options, re.M).group(1)] = words_.strip()
+        else:
+            solved[words_.strip()] = options
+    return titles, solved
+
+
+@pytest.mark.parametrize("page", NUMBERED)
+def test_a_chapter_asks_something_of_its_reader(page):
+    text = source(page).read_text()
+    assert text.count("\n:class: goals\n") == 1
+    titles, solved = exercises(text.split("\n## Exercises\n")[1])
+    assert len(titles) >= 4, list(titles)
+    assert set(solved) == set(titles)
+    assert all(":class: dropdown" in options for options in solved.values())
+    assert any(title.startswith(RESEARCH) for title in titles.values())
+
+
+def test_exercises_are_found_in_all_their_forms():
+    text = """
+```{exercise} One
+:label: ex-a-one
+
+…
+```
+
+````{solution} ex-a-one
+:label: sol-a-one
+:class: dropdown
+
+````
+
+```{exercise-start} Two
+:label: ex-a-two
+```
+"""
+    assert exercises(text) == (
+        {"ex-a-one": "One", "ex-a-two": "Two"},
+        {"ex-a-one": ":label: sol-a-one\n:class: dropdown\n"},
+    )
