@@ -155,6 +155,13 @@ def test_the_modified_field_of_a_linear_layer():
         np.testing.assert_allclose(end.numpy(), math.exp(rate), rtol=1e-9)
 
 
+def test_an_expanded_state_will_do():
+    z, w, _ = problem(2, n=1)
+    net = ResidualFlow(tanh, 2).modified(1, steps=1)
+    ends = net.states(z.expand(3, -1), w)[-1]
+    torch.testing.assert_close(ends, net.states(z, w)[-1].expand(3, -1))
+
+
 def test_dtype_is_the_callers():
     z, w, _ = problem(2)
     net = ResidualFlow(tanh, 2, method="rk4")

@@ -246,7 +246,8 @@ class ResidualFlow:
         series, h = modified_equation(self.method, order), self.h
 
         def field(z: Tensor, w: Tensor) -> Tensor:
-            return series(lambda y: self._rate(y, w))(z, h)
+            # torch's forward derivatives refuse an expanded state
+            return series(lambda y: self._rate(y, w))(z.contiguous(), h)
 
         return ResidualFlow(field, self.layers, time=self.time, method="rk4", steps=steps)
 
