@@ -6,6 +6,7 @@ from gdflows.flows.central import CentralFlow, Oscillation
 from gdflows.flows.central_adaptive import AdaptiveCentralFlow
 from gdflows.flows.constrained import StablePoint, StableSet, predicted_swing
 from gdflows.flows.covariance import Covariance, NoiseFactor, PerSampleNoise
+from gdflows.flows.depth import ResidualFlow
 from gdflows.flows.gradient import IGR, NGF, PositiveGradientFlow
 from gdflows.flows.inertial import InertialFlow, VanishingFriction
 from gdflows.flows.labels import LabelNoise
@@ -56,6 +57,7 @@ __all__ = [
     "PositiveGradientFlow",
     "PrincipalFlow",
     "PrincipalRodFlow",
+    "ResidualFlow",
     "RodFlow",
     "SelfStabilisation",
     "ShuffledValleyFlow",
