@@ -44,3 +44,17 @@ def test_cost_is_counted():
 def test_bad_input(k, shift):
     with pytest.raises(InputError, match=r"k must be in|real θ only"):
         top_eigenpairs(spectrum(torch.arange(30)), torch.ones(30, dtype=f64) + shift, k)
+
+
+@pytest.mark.parametrize("dim", [300, 1345, 20000])
+@pytest.mark.parametrize("first", [1.1, 2.0])
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
+def test_a_gradient_along_the_second_eigenvector_does_not_pass_for_the_first(dim, first, tol):
+    """The residual of the second is within the tolerance after three products."""
+    values = torch.cat([torch.tensor([first, 1.0]), torch.linspace(0.1, 1e-3, dim - 2)]).to(f64)
+    theta = torch.zeros(dim, dtype=f64)
+    theta[1] = 1.0
+    found = top_eigenpairs(gf.problems.quadratic(values), theta, tol=tol)
+    assert abs(float(found.values[0]) / first - 1) < tol
+    tracked = gf.curvature.Tracker(gf.problems.quadratic(values), guards=1, tol=tol).update(theta)
+    assert abs(float(tracked.values[0]) / first - 1) < tol

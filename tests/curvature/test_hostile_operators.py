@@ -95,7 +95,8 @@ def test_a_check_finds_what_rises_beside_the_path():
 
 
 def test_eigenvalues_that_cross_at_the_first_look():
-    """Pairs from 1e-5 to 1e-2 apart: the values within the tolerance, the error in the residual."""
+    """Pairs from 1e-5 to 1e-2 apart: the values within the tolerance, and some eigenvalue within
+    the residual; with k = 1 that may be the second."""
     rng = np.random.default_rng(0)
     for seed in range(40):
         values = rng.random(230)
@@ -105,6 +106,8 @@ def test_eigenvalues_that_cross_at_the_first_look():
             seen = Tracker(E, k, tol=tol).update(theta)
             off = (seen.values - torch.from_numpy(np.sort(values)[::-1][:k].copy())).abs()
             assert (off <= tol * seen.values).all(), (seed, k)
+            if k == 1:
+                off = (seen.values - torch.from_numpy(values)).abs().min()
             assert (off <= seen.residuals).all(), (seed, k)
 
 

@@ -3,11 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from gdflows.experiments.trial import results, rules
 from gdflows.experiments.trial.entrants import Axis, Entrant, label
-from gdflows.experiments.trial.search import SEARCH, SWEEP, Score, Search, rank
+from gdflows.experiments.trial.search import SEARCH, SWEEP, Score, Search, one_sided, rank
 
 RATE = Axis("lr", 10**0.5)
 HORIZON = Axis("horizon", 2**0.5, most=2.0, only_with="decay")
@@ -85,20 +86,37 @@ def test_all_settings_are_searched_and_the_rate_is_closed_again():
 
 @pytest.mark.parametrize("budget", [300, 700, 1500, 4000])
 @pytest.mark.parametrize("each", [1.0, 3.0])
-def test_a_budget_is_never_exceeded_and_closes_the_rate_first(budget, each):
+def test_a_budget_is_exceeded_only_to_close_the_grid(budget, each):
     bowl = Bowl(0.03, warmup=0.1, decay="cosine", horizon=0.5, each=each)
     axes = (RATE, HORIZON, WARMUP, DECAY)
     found = search(bowl, axes, budget=budget)
     found.all()
-    first = bowl.run(found.start, 0, LONGEST, SWEEP).spent
-    assert found.spent <= max(budget, first)
+    assert one_sided(axes, found.best, found._settings) == []
     assert found.spent == sum(s.spent for scores in found.tried.values() for s in scores)
-    if found.spent > first and budget / each >= 1500:
-        others = {k: v for k, v in found.best.items() if k != "lr"}
-        for value in RATE.neighbours(found.best["lr"], 0.1):
-            assert label(others | {"lr": value}) in found.tried or label(
-                {"lr": value} | others
-            ) in found.tried
+    spent = np.cumsum([s.spent for scores in found.tried.values() for s in scores])
+    within = max(int((spent <= budget).sum()), 1)
+    # What came after: a neighbour, on an open axis, of the best at that time.
+    for n in range(within, len(spent)):
+        before = min(found._settings[:n], key=lambda s: bowl.steps(s, 0))
+        wanted = [before | {side.axis.name: side.value}
+                  for side in one_sided(axes, before, found._settings[:n])]  # fmt: skip
+        assert found._settings[n] in wanted
+    if budget / each >= 4000:
+        assert found.spent <= budget
+
+
+def test_what_a_later_change_opened_is_closed_again():
+    """The rate is settled, then moving the other setting leaves it with one neighbour only."""
+
+    def run(settings, seed, steps, part):
+        off = abs(math.log10(settings["lr"] / 0.1) + math.log10(settings["eta"] / 0.032))
+        needed = round(50 * (1 + off + 0.5 * abs(math.log10(settings["eta"] / 0.0032))))
+        return Score(needed, 0.1, min(needed, steps), min(needed, steps))
+
+    axes, start = (RATE, Axis("eta", RATE.factor)), {"lr": 0.1, "eta": 0.1}
+    found = Search(Entrant(None, axes), start, run, 600, LONGEST)
+    found.all()
+    assert one_sided(axes, found.best, found._settings) == []
 
 
 def test_several_seeds_are_run_where_the_first_came_to_the_target():

@@ -115,6 +115,19 @@ class Krylov:
         self.leads.append(Lead(direction, None, 0.0))
         return True
 
+    def room(self, level: float, first: int = 0) -> float:
+        """The most that an eigenvector above a level can hold of a start's square.
+
+        Parameters
+        ----------
+        level : float
+            In units of ``product.unit``; above the largest eigenvalue in the start's space.
+        first : int
+            The start's place in the basis; all after it grew from it.
+        """
+        block = self.small[first:, first:]
+        return largest_mass(np.diagonal(block), np.diagonal(block, 1), level)
+
     def _retract(self, m: int) -> None:
         """Keep the other leads orthogonal to the newest basis vector."""
         kept, eps = [], torch.finfo(self._basis.dtype).eps

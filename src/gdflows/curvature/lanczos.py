@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdflows.curvature.krylov import Krylov, largest_mass
+from gdflows.curvature.krylov import Krylov
 from gdflows.curvature.subspace import Solved, Space, lengths, relative_to
 from gdflows.curvature.units import Operator, alike
 from gdflows.errors import ConvergenceError
@@ -24,7 +24,7 @@ def largest(
     tol: float,
     *,
     keep: int | None = None,
-    certain: bool | None = None,
+    share: float = 1.0,
     most: int = 1000,
 ) -> Solved:
     """The k largest eigenvalues of a symmetric operator, from one vector.
@@ -42,8 +42,8 @@ def largest(
         ten-thousandth of the operator's norm.
     keep : int, optional
         Ritz vectors to return; default k.
-    certain : bool, optional
-        Look a second time, from another vector; by default if k > 1.
+    share : float
+        How much of the start's square is a random vector's.
     most : int
         Products to spend.
 
@@ -54,15 +54,18 @@ def largest(
 
     Notes
     -----
+    A residual that is small tells that an eigenvalue is near, not that it is the largest. For k = 1
+    the search goes on until the start's spectral measure has no room for as much of an eigenvector
+    above as a random vector holds: see ``krylov.largest_mass``.
+
     One vector's Krylov space holds one eigenvector of each eigenvalue, and for a time one between
     two eigenvectors whose eigenvalues are closer together than the square root of
-    ``tol * NARROW``. So the second look is from a random vector orthogonal to all that was found,
-    until something larger turns up (then from another one), or the vector's spectral measure has
-    no room left for it: see :func:`largest_mass`.
+    ``tol * NARROW``. So for k > 1 there is a second look, from a random vector orthogonal to all
+    that was found, until something larger turns up (then from another one), or there is no room
+    for it in that vector's measure.
     """
     space, keep = Krylov(product, start), keep or k
-    certain = k > 1 if certain is None else certain
-    probe, seen = None, not certain  # the second look, and whether it is over
+    probe, seen = None, k == 1  # the second look, and whether it is over
     which = -1
     while True:
         space.grow(which)
@@ -82,6 +85,9 @@ def largest(
             probe, seen = None, False
         elif probe is not None:
             seen = seen or probe.nothing(space)
+        if done and k == 1 and space.leads:
+            level = wanted[0] + max(tol, (NARROW * tol) ** 0.5) * scale[0]
+            done = space.room(level) < share * UNLIKELY**2 / start.numel()
         if done and (seen or space.full):
             break
         if done and probe is None:
@@ -139,8 +145,7 @@ class _Probe:
         top, norm = self._top(space)
         if top > self.level - 2 * self.margin and norm < self.margin:
             return True  # it has met another copy of the k-th
-        block = space.small[self.first :, self.first :]
-        room = largest_mass(np.diagonal(block), np.diagonal(block, 1), self.level)
+        room = space.room(self.level, self.first)
         return room < self.unlikely**2 / (space.basis.shape[1] - self.first)
 
     def _top(self, space: Krylov) -> tuple[float, float]:

@@ -166,8 +166,7 @@ class Tracker:
         size = 1.0 if scale is None else length(scale) ** 2
         known = self._history.forecast(theta, size, keep) if self._history.rest else None
         if known is None or len(known.rows) < self.k or not largest_entry(known.images[0]):
-            certain = self.k > 1 or self.guards > 1
-            solved = cold(product, point, self.k, self.tol, keep=keep, certain=certain)
+            solved = cold(product, point, self.k, self.tol, keep=keep)
             since, below = 0, -math.inf
         else:
             foretold = double((known.rows * known.images).sum(1))

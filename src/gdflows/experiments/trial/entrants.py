@@ -267,13 +267,3 @@ def entrant(name: str) -> Entrant:
     if name not in ENTRANTS:
         raise InputError(f"Unknown method {name!r}; choose among {', '.join(ENTRANTS)}.")
     return ENTRANTS[name]
-
-
-def open_axes(name: str, settings: Mapping) -> list[Axis]:
-    """Those of a method that have no list of values, and play a part in these settings."""
-    return [
-        axis
-        for axis in entrant(name).axes
-        if axis.factor and not (axis.only_with and settings.get(axis.only_with, "constant")
-                                == "constant")
-    ]  # fmt: skip

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from gdflows.errors import InputError
-from gdflows.experiments.trial.entrants import ENTRANTS, label, open_axes, settings_of
+from gdflows.experiments.trial.entrants import ENTRANTS, settings_of
 from gdflows.experiments.trial.rules import RULES
-from gdflows.experiments.trial.search import Score, rank
+from gdflows.experiments.trial.search import Score, one_sided, rank
 
 _RUN = ["method", "part", "setting", "seed"]
 MEASURES = ("steps", "evaluations", "seconds")
@@ -100,20 +100,9 @@ def winner(table: pd.DataFrame, method: str) -> str:
 
 def at_end(table: pd.DataFrame, method: str) -> list[str]:
     """Settings whose grid was not tried on both sides of the winner, all else being equal."""
-    found = ranked(table, method)
     best = settings_of(winner(table, method))
-    tried = [settings_of(setting) for setting in found.setting]
-    out = []
-    for axis in open_axes(method, best):
-        name = axis.name
-        rest = label({k: v for k, v in best.items() if k != name})
-        beside = [s[name] for s in tried if label({k: v for k, v in s.items() if k != name}) == rest
-                  and name in s]  # fmt: skip
-        sides = [v > best[name] for v in beside if v != best[name]]
-        wanted = axis.neighbours(best[name], best[name], fine=True)
-        if any((v > best[name]) not in sides for v in wanted):
-            out.append(name)
-    return out
+    tried = [settings_of(setting) for setting in ranked(table, method).setting]
+    return list(dict.fromkeys(s.axis.name for s in one_sided(ENTRANTS[method].axes, best, tried)))
 
 
 def require_settled(table: pd.DataFrame) -> None:

@@ -79,9 +79,11 @@ _TEXT = """\
    {fine:.3g}. Less is the geometric mean of the steps over the seeds; what misses the target on the
    first seed is compared by its loss at the end, and not tried on the others. A method that has its
    own rate searches what stands in its place (the part of the edge, the factor of the estimate).
-   What is left of the budget is not spent. A table whose winner stands at the end of its grid is
-   refused; natural ends (a part of the edge below 2, a horizon of twice the budget) are none. All
-   that was tried stays in the record.
+   What is left of the budget is not spent. Where it is gone before the winner has neighbours on
+   both sides, those are tried beyond it, for every method alike, until it has: what each method
+   spent stands in the record. A table whose winner stands at the end of its grid is refused;
+   natural ends (a part of the edge below 2, a horizon of twice the budget) are none. All that was
+   tried stays in the record.
 3. Contestants. Each has linear warm-up and none, constant rate, cosine and linear decay with a
    horizon that is searched; AdamW also an average of its weights. Schedule-free averaging, which
    is there to need no decay, has its beta in place of that. Methods that choose their rate are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gdflows.experiments.trial.entrants import Axis, Entrant, label
@@ -36,6 +36,46 @@ def rank(scores: Sequence[Score], part: str, seeds: int) -> tuple[float, float]:
     return math.exp(sum(logs) / len(logs)), scores[0].final
 
 
+def active(axis: Axis, settings: Mapping) -> bool:
+    """Whether a setting plays a part beside the others."""
+    return not axis.only_with or settings.get(axis.only_with, "constant") != "constant"
+
+
+class Side(NamedTuple):
+    """What would have to be tried, for a setting not to stand at the end of its grid."""
+
+    axis: Axis
+    value: float
+
+
+def one_sided(axes: Sequence[Axis], best: Mapping, tried: Sequence[Mapping]) -> list[Side]:
+    """Neighbours of the best, of settings without end, on sides where nothing was tried.
+
+    Parameters
+    ----------
+    axes : sequence of Axis
+        Of the search.
+    best : mapping
+        Its settings.
+    tried : sequence of mapping
+        All that were tried.
+    """
+
+    def others(settings: Mapping, name: str) -> str:
+        return label({k: v for k, v in settings.items() if k != name})
+
+    out = []
+    for axis in axes:
+        if axis.factor and active(axis, best):
+            name, here = axis.name, best[axis.name]
+            rest = others(best, name)
+            beside = [s[name] for s in tried if name in s and others(s, name) == rest]
+            for value in axis.neighbours(here, here, fine=True):
+                if not any((v > here) == (value > here) for v in beside if v != here):
+                    out.append(Side(axis, value))
+    return out
+
+
 class Search:
     """Pattern search: neighbours of the best so far, the rate's first, until none is better.
 
@@ -62,7 +102,8 @@ class Search:
     tried : dict
         Scores by label.
     spent : float
-        Gradients so far. It never exceeds the budget, but for the runs at the start.
+        Gradients so far. It exceeds the budget by the runs at the start at most, and by those that
+        close the grid around the best at the end.
     """
 
     def __init__(
@@ -72,6 +113,7 @@ class Search:
         self.entrant, self.start, self.run = entrant, dict(start), run
         self.budget, self.steps, self.seeds = budget, steps, seeds
         self.spent, self.tried, self.best, self.ranks = 0.0, {}, None, {}
+        self._settings = []
         self._look(self.start, SWEEP)
 
     def all(self) -> dict:
@@ -80,6 +122,8 @@ class Search:
         self._settle([rate], SWEEP)
         self._settle([rate, *others], SEARCH)
         self._settle([axis for axis in (rate, *others) if axis.factor], SEARCH, fine=True)
+        while sides := one_sided(self.entrant.axes, self.best, self._settings):
+            self._look(self.best | {sides[0].axis.name: sides[0].value}, SEARCH)
         return self.best
 
     def _limits(self, part: str) -> list[int]:
@@ -106,17 +150,15 @@ class Search:
             self.spent += scores[-1].spent
             if math.isinf(scores[-1].steps) and (seed == 0 or part == SEARCH):
                 break
+        self._settings.append(dict(settings))
         name = label(settings)
         self.tried[name], self.ranks[name] = scores, rank(scores, part, self.seeds)
         if self.best is None or self.ranks[name] < self.ranks[label(self.best)]:
             self.best = dict(settings)
 
-    def _active(self, axis: Axis) -> bool:
-        return not axis.only_with or self.best.get(axis.only_with, "constant") != "constant"
-
     def _untried(self, axes: list[Axis], fine: bool) -> tuple[Axis, dict] | None:
         for axis in axes:
-            if self._active(axis):
+            if active(axis, self.best):
                 beside = axis.neighbours(self.best[axis.name], self.start[axis.name], fine)
                 for value in beside:
                     candidate = self.best | {axis.name: value}
