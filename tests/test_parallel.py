@@ -255,7 +255,7 @@ def test_a_study_that_lost_a_process_goes_on_to_the_same_numbers(tmp_path):
     pd.testing.assert_frame_equal(lost, whole, check_exact=True)
 
 
-# -- parameters that are spread over processes ------------------------------------------------------
+# -- parameters that are spread over processes -----------------------------------------------------
 
 SPREAD = """
 import sys, torch, warnings
@@ -291,7 +291,8 @@ with parallel.group("cpu"):
                 out["refused"] = str(error)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            optimizer = make(model.parameters(), hvp="auto" if parallel.size() > 1 else "difference")
+            hvp = "auto" if parallel.size() > 1 else "difference"
+            optimizer = make(model.parameters(), hvp=hvp)
             mine, aims = parallel.share(x), parallel.share(y)
             losses = [
                 float(optimizer.step(lambda: ((model(mine) - aims) ** 2).mean())) for _ in range(8)
@@ -309,7 +310,7 @@ def test_optimisers_under_fully_shard_step_as_one_process_does(tmp_path):
     run(sys.executable, str(script), str(tmp_path / "1.pt"))
     run(*LAUNCH, str(script), str(tmp_path / "2.pt"))
     one, two = (torch.load(tmp_path / f"{n}.pt") for n in (1, 2))
-    assert "is spread over processes (DTensor" in two["refused"]
+    assert "is spread over processes (a DTensor" in two["refused"]
     for name in ("CDAT", "CDAT sgd", "DAL", "AdaEoS"):
         # Both take differences of gradients, which are summed in another order.
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)

@@ -39,10 +39,10 @@ def trainable(model: torch.nn.Module, loss) -> dict[str, Tensor]:
     spread = [n for n, p in found.items() if parallel.sharded(p)]
     if spread:
         raise InputError(
-            f"{spread[0]} of {kind} is spread over processes ({type(found[spread[0]]).__name__}, of "
-            "fully_shard or tensor parallelism), and θ is one vector in one memory. Spread the "
-            "samples (shard=True) and not the parameters; to train such a module use gdflows.optim "
-            "with hvp='difference'."
+            f"{spread[0]} of {kind} is spread over processes (a {type(found[spread[0]]).__name__}, "
+            "of fully_shard or tensor parallelism), and θ is one vector in one memory. Spread the "
+            "samples (shard=True) and not the parameters; to train such a module there is "
+            "gdflows.optim with hvp='difference'."
         )
     for attribute in ("dtype", "device"):
         values = {str(getattr(p, attribute)) for p in found.values()}
