@@ -104,6 +104,18 @@ def test_the_average_of_weights():
         assert torch.equal(w, seen[-1])
 
 
+def test_the_average_of_weights_of_what_has_one_of_its_own():
+    """AdaEoS can be told to show its average; on Adam it has none, and ours is handed over."""
+    w = weights(1.0, -2.0)
+    made = Scheduled([gf.optim.AdaEoS([w], "adam")], ema=0.6)
+    for _ in range(5):
+        made.step(lambda: (w**2).sum())
+    own = w.detach().clone()
+    with made.handed_over():
+        assert not torch.equal(w, own)
+    assert torch.equal(w, own)
+
+
 @pytest.mark.parametrize("name", ["schedule-free", "adaeos-free", "adamw-ema"])
 def test_looking_changes_no_bit(name):
     pytest.importorskip("schedulefree")

@@ -98,9 +98,13 @@ def test_a_budget_is_exceeded_only_to_close_the_grid(budget, each):
     # What came after: a neighbour, on an open axis, of the best at that time.
     for n in range(within, len(spent)):
         before = min(found._settings[:n], key=lambda s: bowl.steps(s, 0))
-        wanted = [before | {side.axis.name: side.value}
-                  for side in one_sided(axes, before, found._settings[:n])]  # fmt: skip
-        assert found._settings[n] in wanted
+        new = found._settings[n]
+        sides = one_sided(axes, before, found._settings[:n])
+        assert any(
+            new | {s.axis.name: 0} == before | {s.axis.name: 0}
+            and (new[s.axis.name] > before[s.axis.name]) == (s.value > before[s.axis.name])
+            for s in sides
+        )
     if budget / each >= 4000:
         assert found.spent <= budget
 
@@ -162,3 +166,37 @@ def test_rules_are_told_with_the_numbers_that_are_obeyed():
     assert rules.RULES.seeds("held-out") == 10 and rules.RULES.seeds("seen") == 5
     assert max(len(line) for line in text.splitlines()) <= 100
     assert results.RULES is rules.RULES
+
+
+def test_what_hardly_matters_is_not_followed():
+    """Each factor less makes a run better by half a per cent, for ever."""
+
+    def run(settings, seed, steps, part):
+        return Score(math.inf, 0.05 * settings["lr"] ** 0.004, steps, steps)
+
+    found = Search(Entrant(None, (RATE,)), {"lr": 0.1}, run, 3 * LONGEST, LONGEST)
+    assert found.all() == {"lr": 0.1} and len(found.tried) == 3
+
+
+def test_where_all_go_off_the_rate_falls():
+    def run(settings, seed, steps, part):
+        if settings["lr"] > 1e-4:
+            return Score(math.inf, math.inf, 1, 1)
+        needed = round(20 + 20 * abs(math.log10(settings["lr"] / 1e-5)))
+        return Score(needed, 0.1, needed, needed)
+
+    found = Search(Entrant(None, (RATE,)), {"lr": 0.1}, run, 1e4, LONGEST)
+    assert 0.5e-5 < found.all()["lr"] < 2e-5
+
+
+def test_ever_farther_beyond_the_budget():
+    """What has no end in sight is closed within a few runs."""
+
+    def run(settings, seed, steps, part):
+        needed = round(400 / (1 + math.log(settings["lr"] / 1e-5) ** 2 / 60))
+        return Score(needed, 0.1, needed, needed)
+
+    found = Search(Entrant(None, (Axis("lr", RATE.factor, most=1e9),)), {"lr": 0.1}, run, 1, 400)
+    found.all()
+    assert len(found.tried) <= 10
+    assert one_sided(found.entrant.axes, found.best, found._settings) == []

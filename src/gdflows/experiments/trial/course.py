@@ -138,7 +138,8 @@ class Course:
             whole = (last or step == self.stop) and not self.to_target
             accuracy = self.what.accuracy(self.network) if whole else math.nan
         self.first = judged if self.first is None else self.first
-        lost = not judged < LOST * self.first
+        if lost := not judged < LOST * self.first:
+            judged = math.inf
         hit = not self.blind and judged <= self.what.target and math.isinf(self.reached_at)
         if hit:
             self._target(step, judged, error)

@@ -237,7 +237,7 @@ ENTRANTS = {
         lambda batches: {"d_coef": 1.0, "warmup": 0, "decay": "cosine", "horizon": 1.0},
     ),
     "cdat": _own(_of(optim.CDAT), (Axis("sigma", 2.0), *SCHEDULE), _from(sigma=1.0)),
-    "proposal": Entrant(_of(Proposed), (ETA, *_PROPOSED), lambda b: {"eta": 0.1, **_AS_WRITTEN}),
+    "proposal": _own(_of(Proposed), (ETA, *_PROPOSED), lambda b: {"eta": 0.1, **_AS_WRITTEN}),
     "proposal-sigma": Entrant(
         _of(Proposed), (Axis("sigma", RULES.factor), ETA, *_PROPOSED),
         lambda batches: {"sigma": 2.0, "eta": 0.1, **_AS_WRITTEN},

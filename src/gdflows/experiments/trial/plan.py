@@ -112,7 +112,7 @@ PLAN = (
     Planned("vit", MIDDLE, edges=0),
     Planned("gpt-wider", LARGE, large=True, edges=0),
     Planned("autoencoder", _without(EVERY, *_FEWER)),
-    Planned("window", _without(EVERY, *_FEWER)),
+    Planned("window", _without(EVERY, "cdat", "adaeos-sgd", *_FEWER)),
     # A product through torch's LSTM costs as much as nine gradients.
     Planned("lstm", _without(EVERY, "cdat", "proposal", *_FEWER)),
     Planned("vgg", LARGE, large=True, edges=0),

@@ -12,7 +12,7 @@ from scipy import stats
 from gdflows.errors import InputError
 from gdflows.experiments.trial.entrants import ENTRANTS, settings_of
 from gdflows.experiments.trial.rules import RULES
-from gdflows.experiments.trial.search import Score, one_sided, rank
+from gdflows.experiments.trial.search import Score, better, one_sided, rank
 
 _RUN = ["method", "part", "setting", "seed"]
 MEASURES = ("steps", "evaluations", "seconds")
@@ -92,10 +92,17 @@ def ranked(table: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def winner(table: pd.DataFrame, method: str) -> str:
-    """The settings that a search ends with: the fewest steps, then the least loss."""
-    found = ranked(table, method)
-    ranks = list(zip(found.steps, found.final, strict=True))
-    return found.setting[ranks.index(min(ranks))]
+    """The settings that a search ends with: the fewest steps, then the least loss.
+
+    In the order in which they were tried, each against the best until then, as the search did.
+    """
+    found, best = ranked(table, method), None
+    first = ENTRANTS[method].axes[0].name
+    for row in found.itertuples():
+        mine = (row.steps, row.final), settings_of(row.setting)[first]
+        if best is None or better(mine[0], best[0], mine[1] < best[1]):
+            best, name = mine, row.setting
+    return name
 
 
 def at_end(table: pd.DataFrame, method: str) -> list[str]:

@@ -26,6 +26,8 @@ class Rules:
         The first of the searches, and that of the runs that set targets; neither is judged.
     tuning_seeds : int
         Of a search; one only where a run takes more than ten seconds.
+    margin : float
+        By how much a setting must be better to be taken for the best.
     patience : float
         A run of a search ends when it has taken so many times as long as the best on its seed.
     development, held_out : int
@@ -46,6 +48,7 @@ class Rules:
     factor: float = 10**0.5
     tuning_seed: int = 1000
     tuning_seeds: int = 3
+    margin: float = 0.01
     patience: float = 1.5
     target_seed: int = 999
     development: int = 5
@@ -79,11 +82,12 @@ _TEXT = """\
    {fine:.3g}. Less is the geometric mean of the steps over the seeds; what misses the target on the
    first seed is compared by its loss at the end, and not tried on the others. A method that has its
    own rate searches what stands in its place (the part of the edge, the factor of the estimate).
-   What is left of the budget is not spent. Where it is gone before the winner has neighbours on
-   both sides, those are tried beyond it, for every method alike, until it has: what each method
-   spent stands in the record. A table whose winner stands at the end of its grid is refused;
-   natural ends (a part of the edge below 2, a horizon of twice the budget) are none. All that was
-   tried stays in the record.
+   A setting counts as better if it is so by {margin:.0%}; of two that let every run go off, the
+   one with the smaller rate. What is left of the budget is not spent. Where it is gone before the
+   winner has neighbours on both sides, those are tried beyond it, for every method alike, ever
+   farther away, until it has: what each method spent stands in the record. A table whose winner
+   stands at the end of its grid is refused; natural ends (a part of the edge below 2, a horizon of
+   twice the budget) are none. All that was tried stays in the record.
 3. Contestants. Each has linear warm-up and none, constant rate, cosine and linear decay with a
    horizon that is searched; AdamW also an average of its weights. Schedule-free averaging, which
    is there to need no decay, has its beta in place of that. Methods that choose their rate are

@@ -122,7 +122,7 @@ class Scheduled:
     @contextmanager
     def handed_over(self) -> Iterator[None]:
         """Inside, the parameters are those that the method would hand over; after it, as before."""
-        switch = getattr(self.inner, "eval", None)
+        switch = None if self.ema else getattr(self.inner, "eval", None)
         if switch is None and self._average is None:
             yield
             return

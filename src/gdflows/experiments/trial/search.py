@@ -10,6 +10,7 @@ from gdflows.experiments.trial.entrants import Axis, Entrant, label
 from gdflows.experiments.trial.rules import RULES
 
 SWEEP, SEARCH = "sweep", "search"  # parts of a record: the first line over the rate, and the rest
+FARTHEST = 4.0  # steps of the grid that are gone at once to close it
 
 
 class Score(NamedTuple):
@@ -41,6 +42,25 @@ def active(axis: Axis, settings: Mapping) -> bool:
     return not axis.only_with or settings.get(axis.only_with, "constant") != "constant"
 
 
+def better(new: tuple[float, float], old: tuple[float, float], slower: bool) -> bool:
+    """Whether one rank beats another by more than what may be chance.
+
+    Of two settings with which every run goes off the one with the smaller rate is the better.
+
+    Parameters
+    ----------
+    new, old : (float, float)
+        Of :func:`rank`.
+    slower : bool
+        Whether the new one has the smaller rate.
+    """
+    if new[0] < math.inf or old[0] < math.inf:
+        return new[0] < (1 - RULES.margin) * old[0]
+    if math.isinf(new[1]) and math.isinf(old[1]):
+        return slower
+    return new[1] < (1 - RULES.margin) * old[1]
+
+
 class Side(NamedTuple):
     """What would have to be tried, for a setting not to stand at the end of its grid."""
 
@@ -48,8 +68,10 @@ class Side(NamedTuple):
     value: float
 
 
-def one_sided(axes: Sequence[Axis], best: Mapping, tried: Sequence[Mapping]) -> list[Side]:
-    """Neighbours of the best, of settings without end, on sides where nothing was tried.
+def one_sided(
+    axes: Sequence[Axis], best: Mapping, tried: Sequence[Mapping], reach: float = 0.5
+) -> list[Side]:
+    """Where to look beside the best, of settings without end, on sides where nothing was tried.
 
     Parameters
     ----------
@@ -59,6 +81,9 @@ def one_sided(axes: Sequence[Axis], best: Mapping, tried: Sequence[Mapping]) -> 
         Its settings.
     tried : sequence of mapping
         All that were tried.
+    reach : float
+        How far from the best, as a power of the grid's factor, where the bounds have room for it;
+        else the next of the fine grid.
     """
 
     def others(settings: Mapping, name: str) -> str:
@@ -72,7 +97,9 @@ def one_sided(axes: Sequence[Axis], best: Mapping, tried: Sequence[Mapping]) -> 
             beside = [s[name] for s in tried if name in s and others(s, name) == rest]
             for value in axis.neighbours(here, here, fine=True):
                 if not any((v > here) == (value > here) for v in beside if v != here):
-                    out.append(Side(axis, value))
+                    far = axis.factor ** (reach if value > here else -reach)
+                    far = float(f"{here * far:.2g}")
+                    out.append(Side(axis, far if axis.least <= far <= axis.most else value))
     return out
 
 
@@ -122,8 +149,10 @@ class Search:
         self._settle([rate], SWEEP)
         self._settle([rate, *others], SEARCH)
         self._settle([axis for axis in (rate, *others) if axis.factor], SEARCH, fine=True)
-        while sides := one_sided(self.entrant.axes, self.best, self._settings):
+        reach = 0.5
+        while sides := one_sided(self.entrant.axes, self.best, self._settings, reach):
             self._look(self.best | {sides[0].axis.name: sides[0].value}, SEARCH)
+            reach = min(2 * reach, FARTHEST)
         return self.best
 
     def _limits(self, part: str) -> list[int]:
@@ -153,7 +182,10 @@ class Search:
         self._settings.append(dict(settings))
         name = label(settings)
         self.tried[name], self.ranks[name] = scores, rank(scores, part, self.seeds)
-        if self.best is None or self.ranks[name] < self.ranks[label(self.best)]:
+        first = self.entrant.axes[0].name
+        if self.best is None or better(
+            self.ranks[name], self.ranks[label(self.best)], settings[first] < self.best[first]
+        ):
             self.best = dict(settings)
 
     def _untried(self, axes: list[Axis], fine: bool) -> tuple[Axis, dict] | None:
