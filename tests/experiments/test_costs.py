@@ -81,6 +81,12 @@ def test_sizes_that_no_width_has_are_refused():
         costs(hidden=1)
 
 
+def test_what_is_long_can_be_left_out():
+    assert [t.what for t in TASKS if t.long] == [
+        "five eigenpairs", "sharpness, tracked", "density, 20 products", "central, tracked",
+    ]  # fmt: skip
+
+
 def test_threads_are_given_back():
     before = torch.get_num_threads()
     with pytest.raises(InputError):

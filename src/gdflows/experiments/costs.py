@@ -41,6 +41,7 @@ class Task(NamedTuple):
     kind: str
     what: str
     prepare: Callable[[Setting], tuple[Callable[[], object], Callable[[], dict]]]
+    long: bool = False
 
 
 def width_of(size: int, hidden: int, inputs: int, outputs: int) -> int:
@@ -82,6 +83,7 @@ def costs(
     n: int = 64,
     sizes: str = "1000,10000",
     rounds: int = 1,
+    long: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Work, time and memory of flows, probes and optimisers on networks of growing width.
@@ -103,6 +105,8 @@ def costs(
     rounds : int
         Times that everything is timed, in turn; what takes longer than a fifth of a second is
         timed once.
+    long : bool
+        Also what keeps twenty vectors or more: searches for several eigenpairs, trackers.
     seed : int
         Of the initialisation.
 
@@ -133,7 +137,7 @@ def costs(
         for size in progress(wanted, "size"):
             setting, width = _setting(size, data, hidden, activation, loss, n, seed)
             named = {"parameters": setting.E.dim, "width": width}
-            rows += [named | row for row in _measure(setting, n, rounds)]
+            rows += [named | row for row in _measure(setting, n, rounds, long)]
     finally:
         torch.set_num_threads(threads)
     return pd.DataFrame(rows)
@@ -153,9 +157,10 @@ def _setting(size, data, hidden, activation, loss, n, seed) -> tuple[Setting, in
     return Setting(E, 1 / float(top.values[0])), width
 
 
-def _measure(setting: Setting, n: int, rounds: int) -> list[dict]:
+def _measure(setting: Setting, n: int, rounds: int, long: bool) -> list[dict]:
     E = setting.E
     tasks = [t for t in TASKS if "sample" not in t.what or 4 * n * E.dim <= MOST]
+    tasks = [t for t in tasks if long or not t.long]
     unit, rows, times = 4 * E.dim, [], []
     for task in tasks:
         found: list = []
@@ -299,13 +304,15 @@ TASKS = (
     Task(
         "probe", "five eigenpairs",
         _of_loss(lambda s: lambda: curvature.top_eigenpairs(s.E, s.E.theta0, 5, tol=TOL)),
+        long=True,
     ),
-    Task("probe", "sharpness, tracked", _of_loss(_tracked)),
+    Task("probe", "sharpness, tracked", _of_loss(_tracked), long=True),
     Task(
         "probe", "density, 20 products",
         _of_loss(
             lambda s: lambda: curvature.spectral_density(s.E, s.E.theta0, steps=20, probes=1)
         ),
+        long=True,
     ),
     Task(
         "probe", "gradients sample by sample",
@@ -318,7 +325,7 @@ TASKS = (
          _field(lambda s: flows.Truncated(s.E, s.lr, 2, method="differences"))),
     Task("flow", "principal", _field(lambda s: flows.PrincipalFlow(s.E, s.lr / 2, tol=TOL))),
     Task("flow", "rod", _of_loss(_rod)),
-    Task("flow", "central, tracked", _of_loss(_central)),
+    Task("flow", "central, tracked", _of_loss(_central), long=True),
     Task(
         "flow", "NGF, walked one h",
         _of_loss(lambda s: lambda: integrate(flows.NGF(s.E), s.E.theta0, t=s.lr, rtol=1e-4)),
