@@ -181,7 +181,12 @@ def test_when_a_process_is_lost_the_others_end_with_a_sentence(tmp_path, lost, b
         processes[lost].send_signal(getattr(signal, by))
         for rank, process in enumerate(processes):
             if rank != lost:
-                sentence(process, process.communicate(timeout=120)[1])
+                said = process.communicate(timeout=120)[1]
+                sentence(process, said)
+                # Process 0 keeps the store over which the others give signs of life.
+                who = f"process {lost} (pid {processes[lost].pid} on " if lost else "process 0."
+                assert "No sign of life from" in said and who in said
+                assert all(f"pid {p.pid}" not in said for p in processes if p != processes[lost])
     finally:
         end(processes)
 
@@ -198,6 +203,118 @@ def test_a_study_whose_other_process_dies_says_so_and_keeps_what_it_had(tmp_path
     finally:
         end(processes)
     assert gf.runs.unfinished(folder)["processes"] == 2
+
+
+# The command line, in which process 1 is killed right after its thirtieth step's checkpoint.
+KILLED = """
+import os, signal, sys
+from gdflows.experiments.cli import app
+from gdflows.runs import Log
+
+checkpoint = Log.checkpoint
+
+def killed(log, step, state, *, now=False):
+    checkpoint(log, step, state, now=True)
+    if step == 30 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Log.checkpoint = killed
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_study_that_lost_a_process_goes_on_to_the_same_numbers(tmp_path):
+    """To the same bits as one that lost none; and the survivor ends within a minute."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    words = ["run", "eos", "--steps", 45, "--n", 60, "--widths", "8", "--every", 15, "--top", 1]
+    words += ["--lr", 0.2, "--no-picture", "--out"]
+    plain = ["-m", "gdflows"]
+    processes = several(2, script, *words, tmp_path / "lost")
+    try:
+        assert processes[1].wait(timeout=240) == -signal.SIGKILL
+        begin = time.monotonic()
+        said = processes[0].communicate(timeout=120)[1]
+        assert time.monotonic() - begin < 60
+        sentence(processes[0], said.split("\r")[-1])
+        assert f"process 1 (pid {processes[1].pid} on " in said
+    finally:
+        end(processes)
+    assert gf.runs.unfinished(tmp_path / "lost")["step"] == 30
+    for again in (["resume", tmp_path / "lost"], [*words, tmp_path / "whole"]):
+        processes = several(2, *plain, *again)
+        try:
+            for process in processes:
+                said = process.communicate(timeout=240)[1]
+                assert process.returncode == 0, said[-2000:]
+        finally:
+            end(processes)
+    lost, whole = (gf.runs.load(tmp_path / name).table for name in ("lost", "whole"))
+    assert len(whole) > 3
+    pd.testing.assert_frame_equal(lost, whole, check_exact=True)
+
+
+# -- parameters that are spread over processes -----------------------------------------------------
+
+SPREAD = """
+import sys, torch, warnings
+import gdflows as gf
+from gdflows import parallel
+from gdflows.errors import InputError
+
+f64 = torch.float64
+x = torch.randn(12, 6, dtype=f64, generator=torch.Generator().manual_seed(0))
+y = torch.randn(12, 4, dtype=f64, generator=torch.Generator().manual_seed(1))
+MAKERS = {
+    "CDAT": lambda p, **k: gf.optim.CDAT(p, **k),
+    "CDAT sgd": lambda p, **k: gf.optim.CDAT(p, base="sgd", **k),
+    "DAL": lambda p, **k: gf.optim.DAL(p, scale=1.0, **k),
+    "AdaEoS": lambda p, **k: gf.optim.AdaEoS(p, **k),
+}
+
+with parallel.group("cpu"):
+    out = {"refused": ""}
+    for name, make in MAKERS.items():
+        model = gf.problems.mlp([6, 8, 4], "tanh", seed=0, dtype=f64)
+        if parallel.size() > 1:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+            mesh = init_device_mesh("cpu", (2,))
+            for layer in model:
+                if list(layer.parameters()):
+                    fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            try:
+                gf.Objective.from_module(model, torch.nn.MSELoss(), (x, y))
+            except InputError as error:
+                out["refused"] = str(error)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            hvp = "auto" if parallel.size() > 1 else "difference"
+            optimizer = make(model.parameters(), hvp=hvp)
+            mine, aims = parallel.share(x), parallel.share(y)
+            losses = [
+                float(optimizer.step(lambda: ((model(mine) - aims) ** 2).mean())) for _ in range(8)
+            ]
+        out[name] = losses
+        out[name + " warned"] = any("spread over processes" in str(w.message) for w in warned)
+    if parallel.first():
+        torch.save(out, sys.argv[1])
+"""
+
+
+def test_optimisers_under_fully_shard_step_as_one_process_does(tmp_path):
+    script = tmp_path / "spread.py"
+    script.write_text(SPREAD)
+    run(sys.executable, str(script), str(tmp_path / "1.pt"))
+    run(*LAUNCH, str(script), str(tmp_path / "2.pt"))
+    one, two = (torch.load(tmp_path / f"{n}.pt") for n in (1, 2))
+    assert "is spread over processes (a DTensor" in two["refused"]
+    for name in ("CDAT", "CDAT sgd", "DAL", "AdaEoS"):
+        # Both take differences of gradients, which are summed in another order.
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
+        assert two[f"{name} warned"] and not one[f"{name} warned"]
 
 
 @pytest.mark.parametrize(

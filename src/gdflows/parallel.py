@@ -2,12 +2,16 @@
 
 A process waits for the others a minute at most (the environment variable ``GDFLOWS_TIMEOUT``, in
 seconds, says otherwise): one that has died or was stopped would else be waited for without end.
+Each gives a sign of life every second, so that the others can say which one is lost.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import platform
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,8 +25,12 @@ from gdflows.errors import InputError, ProcessLostError
 # Starting takes processes differently long, the more so on a busy machine.
 JOINING = timedelta(minutes=10)
 
-# The group whose members wait for one another that long; None for the one that the user made.
+EVERY, LISTENING = 1.0, 4.0  # seconds between two signs of life; to listen for those of others
+
+# The group whose members wait for one another that long, and their signs of life; None for the
+# group that the user made.
 _group: dist.ProcessGroup | None = None
+_pulse: _Pulse | None = None
 
 
 def size() -> int:
@@ -33,6 +41,11 @@ def size() -> int:
 def first() -> bool:
     """Whether this process is the one that writes and prints."""
     return size() == 1 or dist.get_rank() == 0
+
+
+def sharded(x: Tensor) -> bool:
+    """Whether a tensor's entries themselves are spread over processes (FSDP, tensor parallel)."""
+    return hasattr(x, "full_tensor")
 
 
 def share(x: Tensor) -> Tensor:
@@ -98,7 +111,7 @@ def group(device: str) -> Iterator[str]:
     ProcessLostError
         If not all processes join.
     """
-    global _group
+    global _group, _pulse
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     several = _whole("WORLD_SIZE", 1) > 1 and not dist.is_initialized()
@@ -117,10 +130,13 @@ def group(device: str) -> Iterator[str]:
         )
     try:
         with _answered():
+            _pulse = _Pulse()
             _group = dist.new_group(timeout=wait)
         yield device
     finally:
-        _group = None
+        if _pulse is not None:
+            _pulse.end.set()
+        _group = _pulse = None
         dist.destroy_process_group()
 
 
@@ -141,8 +157,70 @@ def _answered(wait: timedelta | None = None) -> Iterator[None]:
             f"Process {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')} ends: "
             f"another one has ended, or has not answered for {seconds:g} s because it hangs, was "
             "stopped or is much slower. Look for its message, then start all of them again with "
-            "the same command (GDFLOWS_TIMEOUT sets the seconds to wait)."
+            f"the same command (GDFLOWS_TIMEOUT sets the seconds to wait).{_silent()}"
         ) from error
+
+
+class _Pulse:
+    """Signs of life of all processes, by way of the store over which they have found each other."""
+
+    def __init__(self):
+        # A store of its own kind of connection: waiting in one must not keep the other waiting.
+        self._store = dist.distributed_c10d._get_default_store().clone()
+        self._rank, self._size, self.end = dist.get_rank(), dist.get_world_size(), threading.Event()
+        self._beat(0)
+        threading.Thread(target=self._go_on, daemon=True).start()
+
+    def _beat(self, number: int) -> None:
+        name = f"pid {os.getpid()} on {platform.node()}"
+        self._store.set(f"gdflows/alive/{self._rank}", f"{number} {name}")
+
+    def _go_on(self) -> None:
+        number = 0
+        while not self.end.wait(EVERY):
+            number += 1
+            try:
+                self._beat(number)
+            except RuntimeError:
+                return  # the store is gone, and with it the process that kept it
+
+    def silent(self) -> list[str] | None:
+        """Those of whom nothing is heard for a while; None if the store itself does not answer."""
+        heard: list[list[str]] = []
+
+        def listen() -> None:
+            store = dist.distributed_c10d._get_default_store().clone()
+            for again in (False, True):
+                if again:
+                    time.sleep(LISTENING)
+                heard.append([store.get(f"gdflows/alive/{r}").decode() for r in range(self._size)])
+
+        def attempt() -> None:
+            try:
+                listen()
+            except RuntimeError:
+                pass
+
+        listener = threading.Thread(target=attempt, daemon=True)
+        listener.start()
+        listener.join(2 * LISTENING)
+        if len(heard) < 2:
+            return None
+        return [
+            f"process {r} ({after.partition(' ')[2]})"
+            for r, (before, after) in enumerate(zip(*heard, strict=True))
+            if before == after and r != self._rank
+        ]
+
+
+def _silent() -> str:
+    """A sentence on who is lost, where that is known."""
+    lost = _pulse.silent() if _pulse is not None else []
+    if lost is None:
+        return " No sign of life from the process that keeps the others together, mostly process 0."
+    if lost:
+        return f" No sign of life from {', '.join(lost)}."
+    return " All give signs of life: one is slower or asks for something else." if _pulse else ""
 
 
 def _patience() -> timedelta:

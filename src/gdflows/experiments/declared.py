@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 #: Where the studies are; importing one of these registers its own.
 MODULES = (
-    "adaptive_edge", "constrained", "drift_rates", "eos", "label_drift", "leaderboard",
+    "adaptive_edge", "constrained", "costs", "drift_rates", "eos", "label_drift", "leaderboard",
     "loss_rises", "penalty", "predictions", "scaling_rules", "step_size", "stochastic_edge",
     "trained_steps", "trial.study", "trial.tuned", "verdicts",
 )  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdflows import parallel
 from gdflows.errors import InputError
 from gdflows.objective.data import Batch
 
@@ -34,6 +35,14 @@ def trainable(model: torch.nn.Module, loss) -> dict[str, Tensor]:
     if not found:
         raise InputError(
             f"{kind} has no trainable parameters: nothing to differentiate. Check requires_grad."
+        )
+    spread = [n for n, p in found.items() if parallel.sharded(p)]
+    if spread:
+        raise InputError(
+            f"{spread[0]} of {kind} is spread over processes (a {type(found[spread[0]]).__name__}, "
+            "of fully_shard or tensor parallelism), and θ is one vector in one memory. Spread the "
+            "samples (shard=True) and not the parameters; to train such a module there is "
+            "gdflows.optim with hvp='difference'."
         )
     for attribute in ("dtype", "device"):
         values = {str(getattr(p, attribute)) for p in found.values()}

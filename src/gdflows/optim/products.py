@@ -49,6 +49,13 @@ class Evaluation:
             )
         watch.refuse_accumulated(type(optimizer).__name__, self.parameters)
         self._graphs = None
+        spread = any(parallel.sharded(p) for p in self.parameters)
+        if products and spread and optimizer.hvp != "difference":
+            self._refuse(
+                "The parameters are spread over processes (fully_shard, tensor parallelism), and "
+                "what collects them gives gradients without a graph",
+                "",
+            )
         for p in self.parameters:
             p.grad = None
         optimizer._evaluating = True

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gdflows import parallel
+
 
 def nodes(roots: list) -> Iterator:
     """All nodes of a graph, each once."""
@@ -27,7 +29,10 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """Inner product of all entries together."""
-    return float(sum((a * b).sum().double() for a, b in zip(left, right, strict=True)))
+    parts = [(a * b).sum() for a, b in zip(left, right, strict=True)]
+    # The number in a spread tensor is one process's part of it.
+    parts = [part.full_tensor() if parallel.sharded(part) else part for part in parts]
+    return float(sum(part.double() for part in parts))
 
 
 def minus(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:

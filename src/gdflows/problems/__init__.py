@@ -1,8 +1,8 @@
 """Losses to study: formulas, networks and data.
 
 Everything here ends in an :class:`gdflows.Objective`. Formulas return one; a network and a data
-set are joined into one by :func:`classification`; :func:`penalised` and :func:`mean` make one of
-others.
+set are joined into one by :func:`classification`; :func:`penalised`, :func:`mean` and
+:func:`linearised` make one of others.
 """
 
 from gdflows.problems.analytic import banana, concave, cosh, cubic, product, quadratic, valley
@@ -10,6 +10,7 @@ from gdflows.problems.balance import balancedness
 from gdflows.problems.classification import classification
 from gdflows.problems.data import Dataset, load, text, whiten
 from gdflows.problems.language import gpt
+from gdflows.problems.linear import linearised
 from gdflows.problems.losses import cross_entropy, squared_error
 from gdflows.problems.made import mean, penalised
 from gdflows.problems.networks import conv, deep_linear, mlp
@@ -29,6 +30,7 @@ __all__ = [
     "cubic",
     "deep_linear",
     "gpt",
+    "linearised",
     "load",
     "mean",
     "mean_field",
