@@ -2,8 +2,9 @@
 
 `_build/reader` is a virtual environment that holds the distributions of tools/colab.txt with
 what they depend on (links to those of the book's own environment) and gdflows with its book's
-runs, installed as a reader installs them: built from what git tracks, not editable. So an execution of a chapter also
-proves that the chapter needs nothing else, and that the package's data travels with it.
+runs, installed as a reader installs them: built from what git tracks, not editable. So an
+execution of a chapter also proves that the chapter needs nothing else, and that the package's data
+travels with it.
 """
 
 from __future__ import annotations

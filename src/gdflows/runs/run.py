@@ -229,9 +229,13 @@ def _folder(name: str | Path) -> Path:
         if inside.is_dir():
             return inside
     whole = find_spec(BOOK) or (_places()[0] / "pyproject.toml").exists()  # or a clone
-    book = "" if whole else (
-        " The runs of the book are a package of their own: pip install gdflows-runs, or, in a "
-        "clone of the repository, pip install ./src/gdflows/runs/recorded."
+    book = (
+        ""
+        if whole
+        else (
+            " The runs of the book are a package of their own: pip install gdflows-runs, or, in a "
+            "clone of the repository, pip install ./src/gdflows/runs/recorded."
+        )
     )
     raise InputError(
         f"No run named {str(name)!r}, and no such folder. "
