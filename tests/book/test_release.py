@@ -55,3 +55,12 @@ def test_its_entries_are_of_the_usual_kinds(part):
     for body in re.split(r"^### .+$", part, flags=re.M)[1:]:
         lines = [line for line in body.splitlines() if line]
         assert lines and all(line.startswith("- ") for line in lines)
+
+
+def test_the_page_on_dependencies_names_every_pin():
+    page = (ROOT / "book/appendix/depend.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    assert all(cell.strip() for row in rows for cell in row)
+    named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row[0])} - {"data", "trial"}
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.M)
+    assert sorted(named) == sorted(pinned)
