@@ -135,7 +135,7 @@ def describe(name: str | Path) -> dict:
 
 
 def available() -> list[str]:
-    """Names of the runs that ship with the package, and of the book's, if `gdflows-runs` is there.
+    """Names of the runs that are at hand: the package's own, and the book's with ``gdflows-runs``.
 
     The book's runs are most of what all would weigh, and a package of their own. In a clone of
     the repository both are at hand.
