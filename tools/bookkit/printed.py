@@ -229,7 +229,7 @@ def join(parts: list[Printed], cover: PdfReader, feet: PdfReader) -> PdfWriter:
             added = writer.add_page(sheet_)
             added.merge_page(feet.pages[foot])
             foot += 1
-        writer.add_outline_item(part.title, first)
+        writer.add_outline_item(title=part.title, page_number=first)
     if foot != len(feet.pages):
         raise BookError(f"{len(feet.pages)} numbers for {foot} printed pages")
     for number, sheet_ in enumerate(writer.pages):
