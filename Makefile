@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks serve lock clean distclean setup
+.PHONY: help book test notebooks serve pdf lock clean distclean setup
 .DELETE_ON_ERROR:
 
 BOOK := .venv/bin/python tools/book.py
@@ -21,6 +21,9 @@ notebooks: setup  ## for authors: write the .ipynb beside every chapter
 
 serve: book  ## the pages at http://localhost:8000
 	@.venv/bin/python -m http.server --directory _build/html 8000
+
+pdf: book  ## the whole book as one PDF, numbered and linked (needs Chromium)
+	@$(BOOK) pdf
 
 lock:  ## for authors: requirements.lock anew, from the pins of requirements.txt
 	@python3 tools/lock.py

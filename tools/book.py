@@ -3,6 +3,7 @@
     python tools/book.py execute [--only PAGE] [--force] [--strict]
     python tools/book.py build                       execute what changed, build the pages
     python tools/book.py notebooks                   also write the notebooks beside the chapters
+    python tools/book.py pdf                         print the built pages into one PDF
     python tools/book.py check                       do the notebooks match their chapters?
     python tools/book.py claims                      what the ledger of the last execution lacks
     python tools/book.py address                     put _config.yml's address into the notebooks
@@ -69,6 +70,7 @@ def main() -> None:
         each.add_argument("--cell-minutes", metavar="M",
                           help="give up a cell after so many minutes (default "
                                f"{execute.CELL_MINUTES:g}, or {execute.SETTING})")
+    commands.add_parser("pdf").add_argument("--only", nargs="+", metavar="PAGE")
     commands.add_parser("check")
     commands.add_parser("claims")
     commands.add_parser("address")
@@ -103,6 +105,13 @@ def run(options, started: float) -> None:
             notebooks.write()
         report(executions, built, started)
         stop_at(problems, executions, built=True)
+    elif options.command == "pdf":
+        from bookkit import printed  # needs a browser, and pypdf
+
+        sheets, wide = printed.make(options.only)
+        print(f"{sheets} pages in {printed.PDF.relative_to(ROOT)}")
+        if wide:
+            raise BookError("some things are wider than the paper:\n" + "\n".join(wide))
     elif options.command == "check":
         problems = notebooks.check()
         if problems:

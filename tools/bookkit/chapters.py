@@ -18,13 +18,18 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Where gdflows-runs lies, the recorded runs that only the book reads.
+RUNS = "src/gdflows/runs/recorded"
+
 # The first cell of every notebook. `%pip` does not raise when it fails, so the cell looks again.
 BOOTSTRAP = '''\
-# On Colab this installs gdflows, the package of this book; where it is installed, it does nothing.
+# On Colab this installs gdflows, the package of this book, and the runs that its chapters read;
+# where gdflows is installed, it does nothing.
 import importlib.util
 
 if importlib.util.find_spec("gdflows") is None:
     %pip install --quiet "gdflows[data] @ git+{address}"
+    %pip install --quiet "gdflows-runs @ git+{address}#subdirectory=src/gdflows/runs/recorded"
     importlib.invalidate_caches()
     if importlib.util.find_spec("gdflows") is None:
         raise ModuleNotFoundError(

@@ -19,7 +19,7 @@ from . import browser
 
 KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Home": 36, "End": 35,
         "Tab": 9, "Enter": 13, " ": 32}
-LIMIT = 120  # seconds for one answer, on a busy machine
+LIMIT = 300  # seconds for one answer, on a busy machine
 
 
 class Driven:

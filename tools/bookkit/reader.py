@@ -1,9 +1,10 @@
 """The environment of a reader on Colab, imitated on this machine without a network.
 
 `_build/reader` is a virtual environment that holds the distributions of tools/colab.txt with
-what they depend on (links to those of the book's own environment) and gdflows, installed as a
-reader installs it: built from what git tracks, not editable. So an execution of a chapter also
-proves that the chapter needs nothing else, and that the package's data travels with it.
+what they depend on (links to those of the book's own environment) and gdflows with its book's
+runs, installed as a reader installs them: built from what git tracks, not editable. So an
+execution of a chapter also proves that the chapter needs nothing else, and that the package's data
+travels with it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .chapters import ROOT, BookError
+from .chapters import ROOT, RUNS, BookError
 from .files import own, read_json, write
 
 KERNEL = "gdflows-reader"
@@ -124,7 +125,8 @@ def snapshot(where: Path, root: Path = ROOT) -> str:
 def install_gdflows(python: Path, address: str) -> None:
     command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet",
                "--force-reinstall", "--no-build-isolation", "--no-deps", "--no-index",
-               "--disable-pip-version-check", f"gdflows[data] @ git+{address}"]
+               "--disable-pip-version-check", f"gdflows[data] @ git+{address}",
+               f"gdflows-runs @ git+{address}#subdirectory={RUNS}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BookError(f"installing gdflows for the chapters failed:\n{done.stdout}{done.stderr}")

@@ -58,7 +58,7 @@ def main(
 
 @app.command("list")
 def list_() -> None:
-    """The studies that can be run, and the recorded runs that ship with the package."""
+    """The studies that can be run, and the recorded runs that are at hand."""
     typer.echo("Studies (gdflows run NAME --help):")
     for name, study in all_declared().items():
         typer.echo(f"  {name:28s} {study.title}")

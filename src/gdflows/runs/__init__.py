@@ -1,6 +1,7 @@
 """Runs: what a study saw, with everything needed to make it again.
 
-``load("NAME")`` reads one that ships with the package; ``load("path/to/folder")`` any other.
+``load("NAME")`` reads one that ships with gdflows or gdflows-runs; ``load("path/to/folder")`` any
+other.
 """
 
 from importlib import import_module

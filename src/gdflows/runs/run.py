@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass
 from importlib.resources import files as resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from gdflows.runs.lock import locked
 FORMAT = 2
 DESCRIPTION, TABLE, STATE = "run.json", "table.csv", "unfinished.pt"
 NOT_KNOWN = "not known"
+BOOK = "gdflows_runs"  # where the runs that only the book reads are installed
 _COMMON = {"format": int, "name": str, "config": dict, "environment": dict}
 _PARTS = {1: _COMMON, 2: _COMMON | {"table": dict, "sha256": str}}  # in format 1 no sums
 _ENVIRONMENT = {
@@ -133,9 +135,12 @@ def describe(name: str | Path) -> dict:
 
 
 def available() -> list[str]:
-    """Names of the runs that ship with the package."""
-    folder = _shipped()
-    return sorted(f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+    """Names of the runs that are at hand: the package's own, and the book's with ``gdflows-runs``.
+
+    The book's runs are most of what all would weigh, and a package of their own. In a clone of
+    the repository both are at hand.
+    """
+    return sorted({f.parent.name for place in _places() for f in place.glob(f"*/{DESCRIPTION}")})
 
 
 # -- writing, with the folder locked ---------------------------------------------------------------
@@ -210,20 +215,32 @@ def _belong(description: Path, table: Path) -> bool:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def _shipped() -> Path:
-    return Path(str(resources("gdflows.runs").joinpath("recorded")))
+def _places() -> list[Path]:
+    """Where recorded runs are: with the package, and in the one that holds the book's."""
+    places = [Path(str(resources("gdflows.runs").joinpath("recorded")))]
+    book = find_spec(BOOK)
+    return places + [Path(place) for place in (book.submodule_search_locations if book else [])]
 
 
 def _folder(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    inside = _shipped() / str(name)
-    if not inside.is_dir():
-        raise InputError(
-            f"No run named {str(name)!r}, and no such folder. "
-            f"Shipped runs: {', '.join(available()) or 'none'}."
+    for inside in (place / str(name) for place in _places()):
+        if inside.is_dir():
+            return inside
+    whole = find_spec(BOOK) or (_places()[0] / "pyproject.toml").exists()  # or a clone
+    book = (
+        ""
+        if whole
+        else (
+            " The runs of the book are a package of their own: pip install gdflows-runs, or, in a "
+            "clone of the repository, pip install ./src/gdflows/runs/recorded."
         )
-    return inside
+    )
+    raise InputError(
+        f"No run named {str(name)!r}, and no such folder. "
+        f"Shipped runs: {', '.join(available()) or 'none'}.{book}"
+    )
 
 
 def _consistent(folder: Path) -> tuple[dict, bytes]:
