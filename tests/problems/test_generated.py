@@ -45,10 +45,13 @@ def test_the_same_text_on_every_machine():
 
 def test_numbers_are_read_as_they_are_written():
     """Back from the words by adding up, another way than they were made."""
-    values = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten "
-              "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
-    values |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty "
-               "ninety".split(), start=2)}  # fmt: skip
+    small = (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen"
+    )
+    values = {word: i for i, word in enumerate(small.split())}
+    tens = "twenty thirty forty fifty sixty seventy eighty ninety"
+    values |= {word: 10 * i for i, word in enumerate(tens.split(), start=2)}
 
     def read(words):
         total = 0
@@ -63,12 +66,14 @@ def test_numbers_are_read_as_they_are_written():
 
     assert [read(in_words(n)) for n in range(1, 10_000)] == list(range(1, 10_000))
     lines = numerals().splitlines()
-    assert len(lines) == 8000 and all(int(a) == read(b) for a, b in (x.split(" ", 1) for x in lines))
+    assert len(lines) == 8000
+    assert all(int(a) == read(b) for a, b in (line.split(" ", 1) for line in lines))
 
 
 def test_the_text_in_sequences_needs_no_file(tmp_path):
     data = gf.problems.load("numerals-16", folder=tmp_path)
     assert gf.problems.data.at_hand("numerals-16", folder=tmp_path)
-    assert data.x_train.shape[1:] == (16,) and torch.equal(data.x_train[0, 1:], data.y_train[0, :-1])
+    assert data.x_train.shape[1:] == (16,)
+    assert torch.equal(data.x_train[0, 1:], data.y_train[0, :-1])
     said = "".join(data.classes[i] for i in data.x_train[:3].flatten())
     assert numerals().startswith(said) and len(data.classes) == int(data.y_train.max()) + 1
