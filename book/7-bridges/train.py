@@ -7,10 +7,11 @@ import copy
 import sys
 from pathlib import Path
 
-import gdflows as gf
 import torch
 
-LR, WARMUP, STEPS, BATCH, LENGTH, SEED = 3e-3, 40, 300, 32, 32, 0
+import gdflows as gf
+
+LR, WARMUP, STEPS, BATCH, LENGTH, SEED = 3e-3, 40, 200, 16, 32, 0
 loss = gf.problems.cross_entropy
 text = Path(sys.argv[1]).read_text("utf-8") if sys.argv[1:] else gf.problems.text("numerals")
 
@@ -25,45 +26,44 @@ held_out = list(zip(x[cut:][: 8 * BATCH].chunk(8), y[cut:][: 8 * BATCH].chunk(8)
 
 def batch(step, size=BATCH):
     """A function of the step: so each step can be taken again."""
-    rows = torch.randint(cut, (size,), generator=torch.Generator().manual_seed(100_003 * SEED + step))
+    generator = torch.Generator().manual_seed(100_003 * SEED + step)
+    rows = torch.randint(cut, (size,), generator=generator)
     return x[rows], y[rows]
 
 
 # The usual loop, and three lines of gdflows: the watched samples, the monitor, its step.
 model = gf.problems.gpt(0.5, depth=2, heads=2, context=LENGTH, classes=len(letters), seed=SEED)
 optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-watched = batch(10**6, 128)
+watched = batch(10**6, 64)
 monitor = gf.SharpnessMonitor(model, loss, watched, optimizer, every=50)
 losses, spikes = [], []
 for step in range(1, STEPS + 1):
     optimizer.param_groups[0]["lr"] = LR * min(1, step / WARMUP)
-    if step % 10 == 1:
-        kept = step, copy.deepcopy((model, optimizer))  # to come back to
-    now = loss(model(batch(step)[0]), batch(step)[1])
+    u, v = batch(step)
+    now = loss(model(u), v)
+    if len(losses) > 20 and now > 1.5 * sum(losses[-20:]) / 20:
+        spikes.append((step, *copy.deepcopy((model, optimizer))))  # as they are before the step
+    losses.append(float(now.detach()))
     optimizer.zero_grad()
     now.backward()
     optimizer.step()
-    seen = monitor.step()
-    losses.append(float(now.detach()))
-    if len(losses) > 20 and losses[-1] > 1.5 * sum(losses[-21:-1]) / 20:
-        spikes.append((step, kept))
-    if seen:
+    if seen := monitor.step():
         with torch.no_grad():
             test = sum(float(loss(model(u), v)) for u, v in held_out) / len(held_out)
         print(f"step {step}: held-out loss {test:.3f}, sharpness at {seen.ratio:.2f} of the edge")
 
 # What to ask of it.
-print(f"largest stable rate, of the one in use: "
-      f"{gf.suggest_lr(model, loss, watched, optimizer, tol=0.05).lr / LR:.1f}")
+largest = gf.suggest_lr(model, loss, watched, optimizer, tol=0.05).lr
+print(f"the largest stable rate is {largest / LR:.1f} times the one in use")
 E = gf.Objective.from_module(model, loss, watched)
 g, noise = E.grad(E.theta0), gf.noise.GradientNoise(E, E.theta0)
-print(f"noise exceeds the gradient in batches below {float(noise.trace() / (g @ g)):.0f}")
-for ahead in (20, 100):
+print(f"noise outweighs the gradient in batches below {float(noise.trace() / (g @ g)):.0f}")
+for ahead in (20, 80):
     coming = [batch(STEPS + k) for k in range(1, ahead + 1)]
     print(f"the next {ahead} steps at other rates:")
     print(gf.try_rates(model, loss, optimizer, coming, held_out).round(4).to_string(index=False))
-for step, (since, before) in spikes[:1]:
-    stretch = [batch(k) for k in range(since, step + 1)]
+print("spikes at steps", [step for step, *_ in spikes])
+for step, *before in spikes[:1]:
     others = [batch(2 * 10**6 + k) for k in range(8)]
-    print(f"the rise at step {step}: {gf.explain_spike(*before[:1], loss, before[1], stretch, others)}")
-print(f"spikes: {len(spikes)}; watching cost {monitor.overhead:.0%} of the time")
+    stretch = [batch(step + k) for k in range(3)]
+    print(gf.explain_spike(before[0], loss, before[1], stretch, others))
