@@ -130,8 +130,7 @@ def explain_spike(
     A cause is a statement about this state and these batches, by the shares 1/2 and 1/8 of the
     others that raise the loss half as much. The rise is taken for granted: asked of an ordinary
     step that happened to raise the loss a little, the call accuses something all the same. The
-    chapter "A practitioner's path" says how often it
-    is right where the cause is known.
+    chapter "A practitioner's path" says how often it is right where the cause is known.
 
     Examples
     --------
