@@ -153,7 +153,7 @@ def practice(
             walker = OPTIMISERS[optimizer](model.parameters(), lr)
             own = {"seed": seed}
             for step, row in _train(model, walker, course, lr, warmup, steps, every, measured, tol):
-                rows.append(own | {"part": "run", "step": step, "what": ""} | row)
+                rows.append(own | {"part": "run", "step": step, "what": None} | row)
                 if step in looks:
                     asked = _ask(
                         model, walker, course, step, measured, tol,
@@ -216,7 +216,7 @@ def _ask(model, walker, course: Course, step, measured, tol, horizons, stretch, 
     E = Objective.from_module(model, cross_entropy, watched)
     g = E.grad(E.theta0)
     noise = GradientNoise(E, E.theta0)
-    look = {"part": "look", "what": "", "noise_scale": float(noise.trace() / (g @ g))}
+    look = {"part": "look", "what": None, "noise_scale": float(noise.trace() / (g @ g))}
     for name, batch in (("suggested", watched), ("suggested_batch", course.batch(step))):
         look[name] = suggest_lr(model, cross_entropy, batch, walker, tol=tol).lr / now
     look["edge"] = stability_edge(walker)
