@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gdflows.experiments.leaderboard import leaderboard
     from gdflows.flows import stability_coefficients
     from gdflows.objective import Objective, Point
-    from gdflows.training import SharpnessMonitor, suggest_lr
+    from gdflows.training import SharpnessMonitor, explain_spike, suggest_lr, try_rates
     from gdflows.trajectory import Trajectory
     from gdflows.verdict import validity
     from gdflows.walking import descend, drift_bound, integrate
@@ -43,6 +43,7 @@ __all__ = [
     "descend",
     "drift_bound",
     "errors",
+    "explain_spike",
     "flows",
     "integrate",
     "landscape",
@@ -55,6 +56,7 @@ __all__ = [
     "runs",
     "stability_coefficients",
     "suggest_lr",
+    "try_rates",
     "validity",
 ]
 
@@ -67,10 +69,12 @@ _FROM = {
     "Trajectory": "trajectory",
     "descend": "walking",
     "drift_bound": "walking",
+    "explain_spike": "training",
     "integrate": "walking",
     "leaderboard": "experiments.leaderboard",
     "stability_coefficients": "flows",
     "suggest_lr": "training",
+    "try_rates": "training",
     "validity": "verdict",
 }
 _ROOMS = {*__all__} - {*_FROM}

@@ -19,7 +19,7 @@ FLOOR = {
     "plotting": 7,
     "training": 8, "verdict": 8,
     # public names of what lives in training
-    "adapters": 9, "monitor": 9, "suggestion": 9,
+    "adapters": 9, "monitor": 9, "replay": 9, "suggestion": 9,
     "experiments": 9,
 }
 # Plotting draws what it is given: it may know these, and no flow, solver or study.

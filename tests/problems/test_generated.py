@@ -1,4 +1,4 @@
-"""The data set that is made on the spot."""
+"""The data set and the text that are made on the spot."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import gdflows as gf
-from gdflows.problems.generated import gratings
+from gdflows.problems.generated import gratings, in_words, numerals
 
 
 def test_the_same_bytes_on_every_machine():
@@ -34,3 +34,46 @@ def test_loads_without_any_other_package():
     assert (len(data.x_train), len(data.x_test), len(data.classes)) == (1000, 200, 10)
     assert data.classes[:2] == ("0°", "18°")
     assert abs(float(data.x_train.mean())) < 1e-5 and data.y_train.dtype == torch.int64
+
+
+def test_the_same_text_on_every_machine():
+    made = numerals()
+    assert made == gf.problems.text("numerals")
+    total = hashlib.sha256(made.encode()).hexdigest()
+    assert total == "b81f1a4a809fae76b59c531432f3bdbe7d73508d123b4fe570b573af278fa44e"
+
+
+def test_numbers_are_read_as_they_are_written():
+    """Back from the words by adding up, another way than they were made."""
+    small = (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen"
+    )
+    values = {word: i for i, word in enumerate(small.split())}
+    tens = "twenty thirty forty fifty sixty seventy eighty ninety"
+    values |= {word: 10 * i for i, word in enumerate(tens.split(), start=2)}
+
+    def read(words):
+        total = 0
+        for word in words.replace("-", " ").split():
+            if word == "thousand":
+                total *= 1000
+            elif word == "hundred":
+                total += 99 * (total % 1000)
+            elif word != "and":
+                total += values[word]
+        return total
+
+    assert [read(in_words(n)) for n in range(1, 10_000)] == list(range(1, 10_000))
+    lines = numerals().splitlines()
+    assert len(lines) == 8000
+    assert all(int(a) == read(b) for a, b in (line.split(" ", 1) for line in lines))
+
+
+def test_the_text_in_sequences_needs_no_file(tmp_path):
+    data = gf.problems.load("numerals-16", folder=tmp_path)
+    assert gf.problems.data.at_hand("numerals-16", folder=tmp_path)
+    assert data.x_train.shape[1:] == (16,)
+    assert torch.equal(data.x_train[0, 1:], data.y_train[0, :-1])
+    said = "".join(data.classes[i] for i in data.x_train[:3].flatten())
+    assert numerals().startswith(said) and len(data.classes) == int(data.y_train.max()) + 1

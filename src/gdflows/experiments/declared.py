@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 #: Where the studies are; importing one of these registers its own.
 MODULES = (
     "adaptive_edge", "constrained", "costs", "drift_rates", "eos", "label_drift", "leaderboard",
-    "loss_rises", "penalty", "predictions", "scaling_rules", "step_size", "stochastic_edge",
-    "trained_steps", "trial.study", "trial.tuned", "verdicts",
+    "loss_rises", "penalty", "practice", "predictions", "scaling_rules", "step_size",
+    "stochastic_edge", "trained_steps", "trial.study", "trial.tuned", "verdicts",
 )  # fmt: skip
 _TYPES = {"Literal": Literal, "bool": bool, "float": float, "int": int, "str": str}
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*)(?: :.*)?$", re.MULTILINE)

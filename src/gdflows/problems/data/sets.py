@@ -11,6 +11,7 @@ from gdflows.errors import DataError, InputError
 from gdflows.problems.data.dataset import Dataset, remember, sha256
 from gdflows.problems.data.files import fetch, folder_of, present, reading
 from gdflows.problems.data.sources import TEXT, Arrays, source_of
+from gdflows.problems.generated import numerals
 
 
 def load(
@@ -44,7 +45,8 @@ def load(
           training batches, in that order, and the first thousand test images.
         - ``"shakespeare-T"``, for instance ``"shakespeare-64"``: the text of :func:`text` in
           consecutive sequences of T characters, each with the characters that follow; the last
-          tenth is the test set. Not standardised.
+          tenth is the test set. Not standardised. ``"numerals-T"``, of the text of numbers in
+          words, is cut in the same way and needs nothing.
     standardise : {None, "pixel", "channel", "none"}
         Subtract the mean and divide by the standard deviation, over the training samples in
         use: of each input on its own, or of each channel of the images as a whole; of real
@@ -99,7 +101,8 @@ def load(
         folder_of(folder)  # a mistyped one is told, also where it is not needed
     source = source_of(name)
     if source.sequences:
-        data = _sequences(name, text(folder=folder), source.sequences)
+        whole = text(folder=folder) if source.files else text("numerals")
+        data = _sequences(name, whole, source.sequences)
         remember(data, data.digest)
     else:
         arrays, classes = source.read(folder_of(folder) if source.files else None, int(seed))
@@ -113,8 +116,9 @@ def text(name: str = "tinyshakespeare", *, folder: str | os.PathLike | None = No
 
     Parameters
     ----------
-    name : {"tinyshakespeare"}
-        1,115,394 characters of Shakespeare's plays, in the selection of A. Karpathy's char-rnn.
+    name : {"tinyshakespeare", "numerals"}
+        1,115,394 characters of Shakespeare's plays, in the selection of A. Karpathy's char-rnn; or
+        8,000 numbers, a line each, in digits and in words, made on the spot.
     folder : path, optional
         As in :func:`load`.
 
@@ -127,8 +131,10 @@ def text(name: str = "tinyshakespeare", *, folder: str | os.PathLike | None = No
     DataError
         As in :func:`load`.
     """
+    if name == "numerals":
+        return numerals()
     if name != "tinyshakespeare":
-        raise DataError(f"There is no text {name!r}. There is: tinyshakespeare.")
+        raise DataError(f"There is no text {name!r}. There are: tinyshakespeare, numerals.")
     path = fetch(TEXT, folder_of(folder))
     with reading(path):
         return path.read_text(encoding="utf-8")

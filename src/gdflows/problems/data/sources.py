@@ -19,7 +19,7 @@ from gdflows.problems.generated import CLASSES, gratings
 NAMES = (
     "gratings, chebyshev-d for degrees d of 1 to 9, iris, breast-cancer, wine, wine-moved, "
     "digits, diabetes, mnist, mnist-1k to mnist-9k, cifar10, cifar10-1k to "
-    "cifar10-49k, shakespeare-T for sequences of T characters"
+    "cifar10-49k, numerals-T and shakespeare-T for sequences of T characters"
 )
 SCIKIT_LEARN = ("iris", "breast-cancer", "wine", "wine-moved", "digits", "diabetes")
 _DIGITS = tuple(str(i) for i in range(10))
@@ -70,8 +70,9 @@ def source_of(name: str) -> Source:
         return Source(_mnist, MNIST, standardise="channel")
     if name == "cifar10":
         return Source(_cifar10, (CIFAR,))
-    if sequences := re.fullmatch(r"shakespeare-([1-9]\d{0,3})", name):
-        return Source(files=(TEXT,), sequences=int(sequences[1]))
+    if sequences := re.fullmatch(r"(numerals|shakespeare)-([1-9]\d{0,3})", name):
+        files = (TEXT,) if sequences[1] == "shakespeare" else ()
+        return Source(files=files, sequences=int(sequences[2]))
     if subset := re.fullmatch(r"(mnist|cifar10)-([1-9]\d?)k", name):
         thousands = int(subset[2])
         if subset[1] == "mnist" and thousands <= 9:
