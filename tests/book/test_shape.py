@@ -39,7 +39,8 @@ def test_a_chapter_can_be_read_in_a_sitting(page):
     assert words(source(page).read_text()) <= LONGEST
 
 
-NUMBERED = [page for page in chapters() if re.match(r"book/\d", page)]
+# "What is known, what is new here, what is open" is a page of tables, and asks in its third.
+NUMBERED = [p for p in chapters() if re.match(r"book/\d", p) and p != "book/7-bridges/open"]
 RESEARCH = "A small research question"  # how the title of such an exercise begins
 FENCED = re.compile(r"^(`{3,}|:{3,})\{(exercise|solution)(?:-start)?\}[ ]?(.*)\n((?::.*\n)*)", re.M)
 
