@@ -403,7 +403,10 @@ class Writer:
         if node.get("design_component") == "dropdown":
             opening, *rest = node.children
             return self.folded(self.inline(opening), [b for c in rest for b in self.block(c)])
-        if node.get("design_component", "dropdown-body") != "dropdown-body":
+        component = node.get("design_component", "dropdown-body")
+        if component == "card-title":
+            return [f"**{self.inline(node)}**"]
+        if component != "dropdown-body" and not component.startswith(("grid-", "card")):
             return self.unknown(node, f"{node['design_component']} container")
         return self.blocks(node)
 
