@@ -1,9 +1,9 @@
 r"""Sphinx extension: what the outputs of cells need to be as good as the text.
 
 Formulas in HTML that a cell made: MathJax is told to leave a page's text alone but for elements
-of the class `math`, so each `\(...\)` is given one. And the notebook that a page offers for download
-is the committed one, with the cell that installs the package; the theme offers the source's own
-cells, full of directives.
+of the class `math`, so each `\(...\)` is given one. And the notebook that a page offers for
+download is the committed one, with the cell that installs the package; the theme offers the
+source's own cells, full of directives.
 """
 
 from __future__ import annotations
