@@ -55,7 +55,7 @@ def test_every_figure_of_the_chapters_is_listed(html):
 
 def test_recorded_figures_have_command_device_and_time(html):
     section = read(html, lists.PAGE).find(id="figures-and-how-each-was-made")
-    recorded = [item for item in section.find_all("li") if "recorded:" in item.text]
+    recorded = [item for item in section.find_all("li") if "Recorded:" in item.text]
     assert len(recorded) > 20
     for item in recorded:
         assert item.find("code") and re.search(r"\d (s|min|h)\b", item.text), item.text

@@ -88,6 +88,7 @@ class Driven:
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}])
         self.call("Page.navigate", url="about:blank")
+        self.until("location.href === 'about:blank'")  # one navigation at a time
         self.call("Page.navigate", url=url)
         self.until(f"location.href !== 'about:blank' && ({wait})")
 

@@ -28,7 +28,8 @@ WORD = re.compile(r"[a-zà-öø-ÿ]{3,}", re.I)
 
 def names(root: Path) -> dict[str, list[str]]:
     """By page: other words for what it is about."""
-    found = yaml.safe_load((root / NAMES).read_text())
+    path = root / NAMES
+    found = yaml.safe_load(path.read_text()) if path.exists() else {}
     unknown = sorted(set(found) - set(pages(root)))
     if unknown:
         raise ExtensionError(f"{NAMES} names {', '.join(unknown)}, which _toc.yml does not")

@@ -146,7 +146,7 @@ def first_sentence(text: str) -> str:
 def how(runs: set[str], page: str, root: Path, seconds: float | None) -> str:
     if not runs:
         time = f", whose cells ran in {seconds:.0f} s" if seconds else ""
-        return f"computed live, on the CPU, by the chapter{time}"
+        return f"Live, on the CPU, by the chapter{time}"
     said = []
     for name in sorted(runs):
         record = (read_json(RECORDED / name / "run.json") or {}).get("environment", {})
@@ -154,7 +154,7 @@ def how(runs: set[str], page: str, root: Path, seconds: float | None) -> str:
         time = f", {length(took)}" if took else ""
         command = record.get("command", "").split(" --title")[0] or f"record {name}"
         said.append(f"`{command}` ({record.get('device', 'device not known')}{time})")
-    return "recorded: " + "; ".join(said)
+    return "Recorded: " + "; ".join(said)
 
 
 def length(seconds: float) -> str:
@@ -171,7 +171,7 @@ def list_figures(root: Path) -> list[str]:
         done = Execution.load(page)
         rows = [f"- {{numref}}`{name}`. {caption} *{how(runs, page, root, done and done.seconds)}.*"
                 if len(runs) == 0 else
-                f"- {{numref}}`{name}`. {caption} Made so: {how(runs, page, root, None)}."
+                f"- {{numref}}`{name}`. {caption} {how(runs, page, root, None)}."
                 for name, caption, runs in figures(page, root)]
         rows += [f"- A figure to drag: {drag.head(name, 'Title')}. *Computed in the page, by its "
                  "own script, which is tested against the package.*"

@@ -124,7 +124,7 @@ class Writer:
     def inline_inline(self, node):
         return self.inline(node)
 
-    inline_abbreviation = inline_generated = inline_inline
+    inline_abbreviation = inline_generated = inline_PassthroughTextElement = inline_inline
 
     def inline_subscript(self, node):
         return f"<sub>{self.inline(node)}</sub>"
