@@ -56,7 +56,8 @@ def violations(chromium, axe, rules: list[str], kind: str) -> list[str]:
     """What axe says against the page that is open: rule, element, why."""
     chromium.js(f"{axe}; 1")
     found = chromium.js(
-        "axe.run({exclude: ['mjx-container']}, {resultTypes: ['violations'], runOnly: "
+        "axe.run({exclude: ['mjx-container']}, {preload: false, resultTypes: ['violations'], "
+        "runOnly: "
         f"{{type: '{kind}', values: {json.dumps(rules)}}}}}).then(r => r.violations.flatMap(v => "
         "v.nodes.map(n => `${v.id}: ${n.target.join(' ')}: ` + "
         "([...n.any, ...n.all, ...n.none][0] || {}).message)))")
