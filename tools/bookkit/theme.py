@@ -12,9 +12,10 @@ import re
 from . import icons
 
 TABLE = re.compile(r"<table\b.*?</table>", re.S)
-EMPTY_HEAD = re.compile(r"<th\b([^>]*)>\s*(?:<p>\s*</p>|&nbsp;)?\s*</th>")
+EMPTY_HEAD = re.compile(r"<th\b([^>]*)>(?:\s|<p>|</p>|&nbsp;|<span[^>]*>|</span>)*</th>")
 SUMMARY = re.compile(r"<summary>(?=\s*<span class=\"toctree-toggle\")")
 REPLACED = [
+    (' role="doc-biblioentry"', ""),  # not for a div, says WAI-ARIA
     ('<div class="bd-sidebar-primary bd-sidebar',
      '<div role="navigation" aria-label="Book" class="bd-sidebar-primary bd-sidebar'),
     ('<form class="bd-search', '<form role="search" aria-label="SEARCH" class="bd-search'),
