@@ -40,7 +40,8 @@ def test_mathematics_has_no_page_around_it():
 
 
 def test_each_figure_stands_in_one_chapter():
-    placed = [name for page in chapters()
+    """And one of them on the first page too."""
+    placed = [name for page in chapters() if page != "book/index"
               for name in re.findall(r"^```\{drag\} (\S+)$", source(page).read_text(), re.M)]
     assert sorted(placed) == FIGURES
 

@@ -94,6 +94,7 @@ OTHER = "https://who.github.io/what/other.html"
         f"*There is a figure to move here, on [the page]({PAGE}).*",
         "**Figure to drag: [A bowl, as the learning rate passes 1/λ and 2/λ]"
         f"({PAGE}#drag-quadratic)** (on the page, in a browser).\n\nWhat stands in its place: $x$.",
+        f"**A title**\n\nWith a [way]({OTHER}) on.",
         "After everything.",
     ],
 )

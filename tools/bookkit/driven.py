@@ -30,6 +30,7 @@ class Driven:
         self.last, self.buffer, self.session = 0, b"", None
         self.errors: list[str] = []
         self.hosts: list[str] = []
+        self.files: list[str] = []  # what the pages fetched of this machine
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"]
@@ -71,6 +72,8 @@ class Driven:
             self.errors.append(params["entry"]["text"])
         elif message.get("method") == "Network.requestWillBeSent":
             url = params["request"]["url"]
+            if url.startswith("file:"):
+                self.files.append(url.split("?")[0].split("#")[0])
             if not url.startswith(("file:", "data:", "about:", "blob:")):
                 self.hosts.append(url)
 
@@ -85,6 +88,7 @@ class Driven:
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}])
         self.call("Page.navigate", url="about:blank")
+        self.until("location.href === 'about:blank'")  # one navigation at a time
         self.call("Page.navigate", url=url)
         self.until(f"location.href !== 'about:blank' && ({wait})")
 

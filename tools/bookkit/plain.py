@@ -124,7 +124,7 @@ class Writer:
     def inline_inline(self, node):
         return self.inline(node)
 
-    inline_abbreviation = inline_generated = inline_inline
+    inline_abbreviation = inline_generated = inline_PassthroughTextElement = inline_inline
 
     def inline_subscript(self, node):
         return f"<sub>{self.inline(node)}</sub>"
@@ -403,7 +403,10 @@ class Writer:
         if node.get("design_component") == "dropdown":
             opening, *rest = node.children
             return self.folded(self.inline(opening), [b for c in rest for b in self.block(c)])
-        if node.get("design_component", "dropdown-body") != "dropdown-body":
+        component = node.get("design_component", "dropdown-body")
+        if component == "card-title":
+            return [f"**{self.inline(node)}**"]
+        if component != "dropdown-body" and not component.startswith(("grid-", "card")):
             return self.unknown(node, f"{node['design_component']} container")
         return self.blocks(node)
 

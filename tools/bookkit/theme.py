@@ -1,0 +1,63 @@
+"""Sphinx extension: what the theme lacks for readers with keys, a phone or a screen reader.
+
+The template `book/_templates/layout.html` passes the theme's HTML through `mended`. Each mending is
+a small replacement; a test runs axe-core over every page in both themes, and says which is missing.
+What depends on the window's width is done by `book/_static/site.js`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from . import icons
+
+TABLE = re.compile(r"<table\b.*?</table>", re.S)
+EMPTY_HEAD = re.compile(r"<th\b([^>]*)>(?:\s|<p>|</p>|&nbsp;|<span[^>]*>|</span>)*</th>")
+SUMMARY = re.compile(r"<summary>(?=\s*<span class=\"toctree-toggle\")")
+REPLACED = [
+    (' role="doc-biblioentry"', ""),  # not for a div, says WAI-ARIA
+    ('<div class="bd-sidebar-primary bd-sidebar',
+     '<div role="navigation" aria-label="Book" class="bd-sidebar-primary bd-sidebar'),
+    ('<form class="bd-search', '<form role="search" aria-label="SEARCH" class="bd-search'),
+    ('<nav class="bd-toc-nav page-toc">',
+     '<nav class="bd-toc-nav page-toc" aria-label="This page">'),
+    ('class="sidebar-toggle primary-toggle btn btn-sm" title=',
+     'class="sidebar-toggle primary-toggle btn btn-sm" aria-label="Contents of the book" title='),
+    ('class="sidebar-toggle secondary-toggle btn btn-sm" title=',
+     'class="sidebar-toggle secondary-toggle btn btn-sm" aria-label="Contents of the page" title='),
+    ('class="overlay overlay-primary"', 'aria-hidden="true" class="overlay overlay-primary"'),
+    ('class="overlay overlay-secondary"', 'aria-hidden="true" class="overlay overlay-secondary"'),
+]
+
+
+def table(match: re.Match) -> str:
+    """Scrolled in a box of its own, so that it stays a table; no header without words."""
+    return ('<div class="table-scroll">' + EMPTY_HEAD.sub(r"<td\1></td>", match.group(0))
+            + "</div>")
+
+
+def searches(html: str) -> str:
+    """Two fields on a page may not have one id and one name."""
+    parts = html.split('aria-label="SEARCH"')
+    for k in range(1, len(parts)):
+        name = "Search the book" if k == 1 else f"Search the book, field {k}"
+        parts[k] = f'aria-label="{name}"' + parts[k].replace(
+            'id="search-input"', 'id="search-input"' if k == 1 else f'id="search-input-{k}"')
+    return "".join(parts)
+
+
+def mended(html: str) -> str:
+    """A page's body as the theme made it, with what it lacks."""
+    for old, new in REPLACED:
+        html = html.replace(old, new)
+    html = SUMMARY.sub('<summary aria-label="Chapters of this part">', html)
+    return TABLE.sub(table, searches(html))
+
+
+def give(app, pagename, templatename, context, doctree) -> None:
+    context["mended"], context["lean"] = mended, icons.lean
+
+
+def setup(app) -> dict:
+    app.connect("html-page-context", give)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
