@@ -292,6 +292,9 @@ def test_the_plan():
     assert len(set(names)) == len(names)
     assert {p.task for p in plan.PLAN} == set(suite.SUITE)
     table = plan.plan()
+    there = plan.recorded()
+    assert len(there) >= 11 and set(there) <= set(names)
+    assert all(run.config["task"] in suite.SUITE for run in there.values())
     assert (table.minutes > 0).all() and table.minutes.max() <= 45
     assert table.minutes.sum() <= 5 * 60
     for p in plan.PLAN:

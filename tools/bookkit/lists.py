@@ -50,6 +50,7 @@ class Sources(ast.NodeVisitor):
 
     def __init__(self, cells: list[str]):
         self.held: dict[str, set[str]] = {}
+        self.recorded = {path.parent.name for path in RECORDED.glob("*/run.json")}
         parts = [part for cell in cells for part in ast.walk(ast.parse(cell))]
         self.strings = {part.value for part in parts
                         if isinstance(part, ast.Constant) and isinstance(part.value, str)}
@@ -62,9 +63,8 @@ class Sources(ast.NodeVisitor):
                 found |= self.held.get(part.id, set())
             elif isinstance(part, ast.JoinedStr):
                 found |= self.named(part)
-            elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
-                if (RECORDED / part.value / "run.json").exists():
-                    found.add(part.value)
+            elif isinstance(part, ast.Constant) and part.value in self.recorded:
+                found.add(part.value)
         return found
 
     def named(self, text: ast.JoinedStr) -> set[str]:
@@ -72,7 +72,7 @@ class Sources(ast.NodeVisitor):
         wanted = pattern(text)
         if not re.search(r"[a-z]{3,}", wanted):
             return set()
-        matches = (re.fullmatch(wanted, path.parent.name) for path in RECORDED.glob("*/run.json"))
+        matches = (re.fullmatch(wanted, name) for name in self.recorded)
         return {m.string for m in matches if m and all(map(self.known, m.groups()))}
 
     def known(self, text: str) -> bool:
