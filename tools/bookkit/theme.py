@@ -16,6 +16,7 @@ EMPTY_HEAD = re.compile(r"<th\b([^>]*)>(?:\s|<p>|</p>|&nbsp;|<span[^>]*>|</span>
 SUMMARY = re.compile(r"<summary>(?=\s*<span class=\"toctree-toggle\")")
 REPLACED = [
     (' role="doc-biblioentry"', ""),  # not for a div, says WAI-ARIA
+    ('<div role="list" class="citation-list">', '<div class="citation-list">'),  # no list items
     ('<div class="bd-sidebar-primary bd-sidebar',
      '<div role="navigation" aria-label="Book" class="bd-sidebar-primary bd-sidebar'),
     ('<form class="bd-search', '<form role="search" aria-label="SEARCH" class="bd-search'),
