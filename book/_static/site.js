@@ -48,7 +48,9 @@
   };
 
   const pressable = () => document.querySelectorAll(".bd-article figure img").forEach((image) => {
-    if (image.closest("a")) return;
+    const link = image.closest("a");
+    if (link && !link.matches(".image-reference")) return;
+    if (link) link.replaceWith(image);  // to the picture's file, where there is no script
     image.tabIndex = 0;
     image.setAttribute("role", "button");
     image.setAttribute("aria-label", `Enlarge the figure: ${image.alt}`);
