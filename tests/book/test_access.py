@@ -29,9 +29,9 @@ DARK = {*BOOK} if EVERY else {"book/index", "book/4-edge-of-stability/edge", "se
                               "book/appendix/bibliography", "book/appendix/lists"}
 EACH = 25  # API pages a test: one browser, a readable report
 ROOMS = [API[k:k + EACH] for k in range(0, len(API), EACH)]
-# Bytes of a page with all that it fetches, uncompressed. The heaviest is the list of claims, 3.2
-# million,
-# of which 1.3 are words that a server's compression makes a tenth; chapters have under 3.
+# Bytes of a page with all that it fetches, uncompressed. The heaviest is the list of claims, with
+# 3.2 million, of which 1.3 are words that a server's compression makes a tenth; chapters have
+# under 3.
 WEIGHT = 3_600_000
 INTERACTIVE = 10.0  # seconds; a second on a quiet machine, and tests share two cores
 SET = ("document.readyState === 'complete' && (!document.querySelector('.math, div.math') || "
