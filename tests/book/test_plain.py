@@ -112,14 +112,15 @@ def test_cells_keep_their_order_and_tags(notebook):
     assert code[1].metadata.tags == ["hide-input"]
     kinds = [c.source.splitlines()[0] for c in notebook.cells]
     assert kinds.index("## Second section") < kinds.index("1 + 1") < kinds.index("2 + 2")
-    assert notebook.cells[-1].source.startswith("*There is a figure")
+    assert notebook.cells[-2].source.startswith("*There is a figure")
+    assert notebook.cells[-1].source.startswith("## Cards")
 
 
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [
         ("\n{ref}`nowhere`\n", "nowhere"),
-        ("\n::::{grid} 2\n:::{grid-item}\nA\n:::\n::::\n", "teach it in tools/bookkit/plain.py"),
+        ("\n::::{tab-set}\n:::{tab-item} A\nB\n:::\n::::\n", "teach it in tools/bookkit/plain.py"),
         ("\n{cite:t}`nobody1900`\n", "nobody1900"),
         ("\n{py:func}`gdflows.nothing`\n", "gdflows.nothing"),
     ],
