@@ -389,6 +389,31 @@ def test_spike_uphill_is_momentum_and_not_the_batch():
     assert seen.cause == "step" and seen.slope > 0 and "uphill from the start" in seen.verdict
 
 
+def test_the_short_replay_prefers_a_smaller_rate_and_the_long_one_does_not():
+    """A noisy sharp direction at its usual distance, and a flat one that is far from rest."""
+    flat, h = 0.15, 0.4  # curvatures 1 and 0.0225, noise of variance 1 along the first
+    x = torch.tensor([[1.0, 0.0], [0.0, flat]], dtype=F64)
+    drawn = torch.randn(1200, generator=torch.Generator().manual_seed(3), dtype=F64)
+
+    def aimed(y):
+        return x, torch.tensor([[float(y)], [8 * flat]], dtype=F64)
+
+    model = torch.nn.Linear(2, 1, bias=False, dtype=F64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=h)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[(h / (2 - h)) ** 0.5, 1.5]]))
+    gains = {}
+    for length, repeats in ((8, 40), (200, 6)):
+        parts = drawn[: length * repeats].split(length)
+        tried = [
+            gf.try_rates(model, MSE, optimizer, list(map(aimed, part)), [aimed(0.0)] * 2,
+                         factors=(0.25, 1.0)).gain[0]
+            for part in parts
+        ]  # fmt: skip
+        gains[length] = sum(tried) / repeats
+    assert gains[8] > 0.02 and gains[200] < -0.02
+
+
 def test_few_samples_look_sharper_than_they_are():
     model, optimizer, batches = walked(0.1, 0)
     one = [ratio(model, optimizer, (x[:4], y[:4])) for x, y in batches[:8]]
