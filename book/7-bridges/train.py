@@ -1,6 +1,7 @@
 """Train a small GPT on a text of yours, and ask what the run is doing.
 
-    python train.py mine.txt        or, on a text that gdflows makes: python train.py
+    python train.py mine.txt           (without a file it takes a text that gdflows makes)
+    python train.py mine.txt 0.03      at another learning rate
 """
 
 import copy
@@ -12,6 +13,7 @@ import torch
 import gdflows as gf
 
 LR, WARMUP, STEPS, BATCH, LENGTH, SEED = 3e-3, 40, 200, 16, 32, 0
+LR = float(sys.argv[2]) if sys.argv[2:] else LR
 loss = gf.problems.cross_entropy
 text = Path(sys.argv[1]).read_text("utf-8") if sys.argv[1:] else gf.problems.text("numerals")
 
@@ -61,7 +63,8 @@ print(f"noise outweighs the gradient in batches below {float(noise.trace() / (g 
 for ahead in (20, 80):
     coming = [batch(STEPS + k) for k in range(1, ahead + 1)]
     print(f"the next {ahead} steps at other rates:")
-    print(gf.try_rates(model, loss, optimizer, coming, held_out).round(4).to_string(index=False))
+    tried = gf.try_rates(model, loss, optimizer, coming, held_out)
+    print(tried.to_string(index=False, float_format="{:.4g}".format))
 print("spikes at steps", [step for step, *_ in spikes])
 for step, *before in spikes[:1]:
     others = [batch(2 * 10**6 + k) for k in range(8)]

@@ -26,6 +26,7 @@ def test_the_table(data, network):
     spike = table[table.part == "spike"].set_index("what")
     assert list(spike.index) == ["none", "labels", "padding", "rate 0.5", "rate 4"]
     assert spike.before.nunique() == 1  # one state
+    assert (spike.least <= spike.most).all() and (spike.plain <= spike.share)[spike.rise > 0].all()
     look = table[table.part == "look"].iloc[0]
     assert look.edge == pytest.approx(38 * (1 - 0.9**20), rel=0.01)
     assert look.noise_scale > 0 and look.suggested > 0

@@ -123,8 +123,9 @@ def practice(
         the twenty before it. Part look: ``suggested`` over the rate in use, by as many samples as
         measured, and ``suggested_batch``, by a batch; ``noise_scale`` tr S/|g|². Part rate: by
         horizon and factor ``loss``, ``gain`` over the factor 1 and its ``error``. Part spike: by
-        kind ``rise``, ``share``, ``shorter``, ``slope``, ``bend`` and the ``cause``, all of
-        :class:`gdflows.replay.Spike`.
+        kind ``before``, ``rise``, ``share``, ``shorter``, ``slope``, ``bend`` and the ``cause``,
+        all of :class:`gdflows.replay.Spike`; ``least`` and ``most``, the ends of its ``others``;
+        and ``plain``, the share of them that is at least half of ``rise``, not in the logarithm.
 
     Raises
     ------
@@ -241,5 +242,7 @@ def _ask(model, walker, course: Course, step, measured, tol, horizons, stretch, 
         kept = {
             k: getattr(seen, k) for k in ("before", "rise", "share", "shorter", "slope", "bend")
         }
+        kept |= {"least": min(seen.others), "most": max(seen.others)}
+        kept["plain"] = sum(one >= 0.5 * seen.rise for one in seen.others) / len(seen.others)
         rows.append({"part": "spike", "what": kind, "cause": seen.cause} | kept)
     return rows
