@@ -122,7 +122,7 @@ def test_a_scheduler_s_factor_is_part_of_the_rate():
         optimizer = AdaEoS([w], "schedule-free", walk=3.0, lr=factor)
         for _ in range(200):
             noise = torch.randn(30, dtype=F64, generator=generator)
-            optimizer.step(lambda noise=noise: ((w - noise) ** 2).sum() / 2)
+            optimizer.step(lambda w=w, noise=noise: ((w - noise) ** 2).sum() / 2)
         assert optimizer._held < 1
         assert optimizer.eta * factor == pytest.approx(optimizer._walk.limit, rel=1e-9)
 
