@@ -28,6 +28,7 @@ MAKERS = {
     "AdaEoS": lambda p, **k: AdaEoS(p, **k),
     "AdaEoS-sgd": lambda p, **k: AdaEoS(p, base="sgd", stochastic=True, **k),
     "AdaEoS-free": lambda p, **k: AdaEoS(p, base="schedule-free", stochastic=True, **k),
+    "AdaEoS-walk": lambda p, **k: AdaEoS(p, base="schedule-free", walk=0.9, **k),
     "AdaEoS-momentum": lambda p, **k: AdaEoS(p, base="momentum", weight_decay=0.01, **k),
 }
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

@@ -75,6 +75,7 @@ MISMATCHES = {
     "base": (AdaEoS, {"base": "schedule-free"}, ["base is 'adam'", "stochastic is False"]),
     "rho": (AdaEoS, {"rho": 0.5, "gamma": 0.2}, ["gamma is 0.1", "rho is 0.8"]),
     "guards": (AdaEoS, {"lower_bound": -1.0, "trust": 1.0}, ["lower_bound", "trust"]),
+    "walk": (AdaEoS, {"base": "schedule-free", "walk": 1.0}, ["walk is None there, 1.0 here"]),
     "decay": (AdaEoS, {"weight_decay": 0.1}, ["weight_decay is 0.0 there, 0.1 here"]),
 }
 
@@ -324,6 +325,7 @@ UNITLESS = {
     "momentum": lambda p: AdaEoS(p, "momentum"),
     "adam": lambda p: AdaEoS(p, "adam", eps=1e-30),
     "schedule-free": lambda p: AdaEoS(p, "schedule-free", eps=1e-30),
+    "schedule-free, walk": lambda p: AdaEoS(p, "schedule-free", eps=1e-30, walk=1.5),
 }
 
 
@@ -401,7 +403,7 @@ def test_parameters_that_start_at_zero(base):
 
 KEPT = {
     "DAL": 0, "DAL-momentum": 1, "DAL-each": 1, "CDAT": 2, "AdaEoS": 4, "AdaEoS-sgd": 2,
-    "AdaEoS-free": 4, "AdaEoS-momentum": 4,
+    "AdaEoS-free": 4, "AdaEoS-walk": 6, "AdaEoS-momentum": 4,
 }  # fmt: skip
 
 

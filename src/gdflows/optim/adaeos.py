@@ -13,6 +13,7 @@ from gdflows.optim.averaging import Averaging
 from gdflows.optim.evaluation import Evaluation, check_range, dot, norm
 from gdflows.optim.guards import Guarded
 from gdflows.optim.moments import AVERAGED, BASES, Moments
+from gdflows.optim.walk import Walk
 
 BLIND = 3  # steps before curvature is asked for: Adam's preconditioner knows one gradient
 BOLD = {False: 1.0, True: 0.2}  # their part of what would take the loss to zero; with minibatches
@@ -71,6 +72,11 @@ class AdaEoS(Guarded):
     stochastic : bool, optional
         For minibatches, and by default on schedule-free Adam only: average λ̂ over refreshes and
         let it change slowly. A batch that is fitted has no curvature, and η would run off.
+    walk : float, optional
+        C, on schedule-free Adam: after the climb η is no larger than what makes z come C times
+        as far from where it began as a random walk of the same displacements. The noise sets this
+        limit, and the edge knows nothing of it. 1 is a good value for long runs; by default there
+        is no such limit.
     betas, eps, weight_decay
         As in ``torch.optim.AdamW``; the decay is decoupled. ``betas[0]`` is also the β of
         schedule-free averaging.
@@ -102,7 +108,8 @@ class AdaEoS(Guarded):
 
     **Memory.** Beyond parameters and gradient it keeps, in numbers a parameter: a vector for the
     power iteration and the copy that a guard goes back to, which is two on SGD; the average and
-    a copy of it more on momentum, two moments more on Adam and schedule-free Adam: four.
+    a copy of it more on momentum, two moments more on Adam and schedule-free Adam: four. With
+    ``walk`` where z began and where it was a displacement ago: six.
 
     **Parameters that join later**, unfrozen or by ``add_param_group``: their averages of gradients
     begin at zero with their own first step, as in ``torch.optim.AdamW``. Under schedule-free
@@ -156,6 +163,7 @@ class AdaEoS(Guarded):
         start: float = 0.3,
         trust: float = 0.4,
         stochastic: bool | None = None,
+        walk: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -169,6 +177,10 @@ class AdaEoS(Guarded):
         self.averaging = Averaging(betas[0]) if base == AVERAGED else None
         if stochastic is None:
             stochastic = base == AVERAGED
+        if walk is not None:
+            check_range("walk", walk, 0, math.inf)
+            if base != AVERAGED:
+                raise InputError(f"walk needs base={AVERAGED!r}, whose z it follows, got {base!r}.")
         if rho is None:
             rho = NOISY.get(base, QUIET) if stochastic else QUIET
         check_range("lr", lr, 0, math.inf)
@@ -189,11 +201,12 @@ class AdaEoS(Guarded):
         self.rho, self.gamma, self.refresh_every = rho, gamma, refresh_every
         self.start, self.trust = start, trust
         self.first_products, self.stochastic, self.largest = first_products, stochastic, largest
-        self.lower_bound = lower_bound
+        self.lower_bound, self.walk = lower_bound, walk
+        self._walk = None if walk is None else Walk(walk)
         defaults = {"lr": lr, "weight_decay": weight_decay}
         super().__init__(params, defaults, hvp=hvp, max_norm=max_norm, check=check)
         self.eta = self.sharpness = math.nan
-        self.trips = 0
+        self.trips, self._held = 0, 1.0
         self._in_a_row, self._wait, self._gap = 0, 0, self._half
         self._average = self._peak = self._edge_before = self._size = math.nan
         self._climbing, self._training = True, True
@@ -267,6 +280,7 @@ class AdaEoS(Guarded):
                 self._size = float(norm(seen.parameters))  # which hardly changes in between
                 self._keep(seen.parameters)
             edge = self.edge
+            self.eta /= self._held  # the rate that the edge asks for
             if blind:
                 self._first_rate(seen, states)
             elif not (self._climbing and looking):
@@ -275,6 +289,8 @@ class AdaEoS(Guarded):
             self._edge_before = edge
             if looking:
                 self._refresh(seen, edge)
+            if self._walk and not blind:
+                self._hold_back(self._walk.look(states, [state["z"] for state in states]))
             self._wait -= 1
             longest, length = self.trust * self._size, self.eta * length
             hold = longest / length if not blind and length > longest > 0 else 1.0
@@ -291,10 +307,26 @@ class AdaEoS(Guarded):
             self._wait, self._gap = BLIND, self._half
         return bool(new)
 
+    def _go_back(self, seen: Evaluation) -> None:
+        super()._go_back(seen)
+        if self._walk:  # the way back is no step
+            states = [self.state[p] for p in seen.parameters if "z" in self.state[p]]
+            self._walk.rest(states, [state["z"] for state in states])
+
+    def _hold_back(self, limit: float) -> None:
+        """η, no larger than a limit that the edge's rate does not remember."""
+        if self._climbing or not self.eta > 0:
+            self._held = 1.0
+        else:
+            self._held = min(1.0, limit / (self.eta * (self._factors([])[1] or 1.0)))
+        self.eta *= self._held
+
     def _move(self, parameters, states, moves, common: float, eta: float) -> None:
         """θ ← θ − η · common · moves, or what averaging makes of that; and decay."""
         if self.averaging:
             self.averaging.weigh(eta * self._factors([])[1])
+        if self._walk and self.count > BLIND:
+            self._walk.count(eta * self._factors([])[1])
         parts = [(self.param_groups[0], parameters, states, moves)]
         if len(self.param_groups) > 1:
             groups = self._groups_of(parameters)
@@ -384,18 +416,21 @@ class AdaEoS(Guarded):
 
     def _settings(self) -> dict:
         names = ("rho", "gamma", "refresh_every", "first_products", "start", "trust", "stochastic")
-        names += ("largest", "lower_bound")
+        names += ("largest", "lower_bound", "walk")
         own = {name: getattr(self, name) for name in names}
         return super()._settings() | self.moments.settings | own
 
     def _extra(self) -> dict:
         names = ("eta", "sharpness", "trips", "_in_a_row", "_gap", "_wait", "_average", "_peak")
-        names += ("_climbing", "_edge_before", "_size", "_training")
+        names += ("_climbing", "_edge_before", "_size", "_training", "_held")
         extra = {name: getattr(self, name) for name in names}
-        return extra | ({"averaging": dict(vars(self.averaging))} if self.averaging else {})
+        parts = {"averaging": self.averaging, "walk": self._walk}
+        return extra | {name: dict(vars(part)) for name, part in parts.items() if part}
 
     def _set_extra(self, extra: dict) -> None:
         if self.averaging:
             vars(self.averaging).update(extra.pop("averaging"))
+        if self._walk:
+            vars(self._walk).update(extra.pop("walk"))
         for name, value in extra.items():
             setattr(self, name, value)

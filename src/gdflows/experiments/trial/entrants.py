@@ -180,6 +180,7 @@ WARMUP = Axis("warmup", values=(0, 0.05, 0.1, 0.2, 0.4))
 DECAY = Axis("decay", values=DECAYS, ordered=False)
 SCHEDULE = (HORIZON, WARMUP, DECAY)
 RHO = Axis("rho", 2.0, most=1.99)
+WALK = Axis("walk", 2**0.5)
 #: Those whose curve a schedule is drawn over.
 _OFF = {"warmup": 0, "decay": "constant", "horizon": 0.5}
 
@@ -251,6 +252,9 @@ ENTRANTS = {
     "adaeos-sgd": _own(_adaeos(base="sgd"), (RHO, *SCHEDULE), _rho("sgd")),
     "adaeos-free": _own(
         _adaeos(base="schedule-free"), (RHO, WARMUP), lambda b: {"rho": 0.8, "warmup": 0}
+    ),
+    "adaeos-walk": _own(
+        _adaeos(base="schedule-free"), (WALK, RHO), lambda b: {"walk": 1.0, "rho": 0.8}
     ),
     "adaeos-frozen": Entrant(_adaeos(Frozen), default=lambda batches: {}, own_rate=True),
 }  # fmt: skip

@@ -34,7 +34,8 @@ LOOKED = RULES.looks + 6  # times in a run, the bisection included
 EDGE_PRODUCTS = 30  # of one look at the true edge
 #: Gradients a step, of those with products at every step.
 DEAR = {"cdat": 3.0, "proposal": 5.0, "proposal-noise": 5.0, "proposal-sigma": 5.0,
-        "adaeos": 1.2, "adaeos-free": 1.2, "adaeos-momentum": 1.2, "adaeos-sgd": 1.2}  # fmt: skip
+        "adaeos": 1.2, "adaeos-free": 1.2, "adaeos-momentum": 1.2, "adaeos-sgd": 1.2,
+        "adaeos-walk": 1.2}  # fmt: skip
 
 
 class Planned(NamedTuple):
@@ -121,6 +122,11 @@ PLAN = (
     Planned("gpt-million", LARGE[2:], large=True, edges=0, suffix="-2"),
     Planned("resnet-million", LARGE[:2], large=True, edges=0, suffix="-1"),
     Planned("resnet-million", LARGE[2:], large=True, edges=0, suffix="-2"),
+    # What was made of AdaEoS after the others had been recorded; without a look at the true edge.
+    *(
+        Planned(task, ("adaeos-walk",), edges=0, suffix="-walk")
+        for task in ("digits", "digits-conv", "mnist", "autoencoder", "window", "lstm")
+    ),
 )
 
 
