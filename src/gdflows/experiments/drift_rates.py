@@ -125,6 +125,7 @@ def drift_rates(
         )
         for value in values
     ]
+    starts: dict[int, dict] = {}  # what all runs of a seed begin with
     for method, value, seed in log.through(planned):
         network = what.network(seed)
         if method == "fixed":
@@ -132,14 +133,17 @@ def drift_rates(
         else:
             optimizer = DAL(network.parameters(), value, scale=scale, momentum=momentum, cap=cap)
         every = max(1, steps // rows)
-        for row in _follow(what, network, optimizer, seed, steps, every, until, slices, stop):
+        start = starts.setdefault(seed, {})
+        for row in _follow(
+            what, network, optimizer, seed, steps, every, until, slices, stop, start
+        ):  # fmt: skip
             log.rows.append({"method": method, "value": value, "seed": seed} | row)
     return log.table()
 
 
 def _follow(
     what: Task, network, optimizer: DAL, seed: int, steps: int, every: int, until: float,
-    slices: int, stop: int,
+    slices: int, stop: int, start: dict,
 ):  # fmt: skip
     x, y = what.data.x_train[:FEW], what.data.y_train[:FEW]
     batches, drifts, found = what.batches(seed), [], []
@@ -159,15 +163,13 @@ def _follow(
                 found[-1]["loss"] = math.inf
                 break
             ended = step == steps or 0 < until >= value
-            if step % (10 * every) == 0 or ended:
-                E = Objective.from_module(network, what.loss, (x, y))
-                try:
-                    top = curvature.top_eigenpairs(E, E.theta0, 1, tol=1e-2)
-                    found[-1]["sharpness"] = float(top.values[0])
-                except NonFiniteError:
-                    pass  # on its way to infinity
-                if slices and (step == 0 or ended):
-                    found[-1] |= _around(E, slices)
+            if step == 0 and start:
+                found[-1] |= start
+            elif step % (10 * every) == 0 or ended:
+                looked = _look(what, network, x, y, slices if step == 0 or ended else 0)
+                found[-1] |= looked
+                if step == 0:
+                    start.update(looked)
             if ended:
                 break
         if step == (stop or steps):
@@ -191,13 +193,21 @@ def _follow(
     return found
 
 
-def _around(E: Objective, slices: int) -> dict[str, float]:
-    """The mean loss at some distances from where the network is."""
-    at = [sign * r for r in AROUND for sign in (-1, 1)]
-    directions = landscape.filter_normalised(E, E.theta0, seed=0, count=slices)
-    losses = [landscape.slice_of(E, E.theta0, [direction], at) for direction in directions]
-    means = np.mean(losses, axis=0).reshape(len(AROUND), 2).mean(axis=1)
-    return {f"around_{r:g}": float(mean) for r, mean in zip(AROUND, means, strict=True)}
+def _look(what: Task, network, x: Tensor, y: Tensor, slices: int) -> dict[str, float]:
+    """The sharpness where the network is, and the mean loss at some distances from there."""
+    E, seen = Objective.from_module(network, what.loss, (x, y)), {"sharpness": math.nan}
+    try:
+        top = curvature.top_eigenpairs(E, E.theta0, 1, tol=1e-2)
+        seen["sharpness"] = float(top.values[0])
+    except NonFiniteError:
+        pass  # on its way to infinity
+    if slices:
+        at = [sign * r for r in AROUND for sign in (-1, 1)]
+        directions = landscape.filter_normalised(E, E.theta0, seed=0, count=slices)
+        losses = [landscape.slice_of(E, E.theta0, [direction], at) for direction in directions]
+        means = np.mean(losses, axis=0).reshape(len(AROUND), 2).mean(axis=1)
+        seen |= {f"around_{r:g}": float(mean) for r, mean in zip(AROUND, means, strict=True)}
+    return seen
 
 
 def _flat(network) -> Tensor:
