@@ -1,6 +1,8 @@
 """The study of fixed rates and DAL-p, against the formulas."""
 
+import numpy as np
 import pytest
+import torch
 
 import gdflows as gf
 from gdflows.errors import InputError
@@ -51,8 +53,49 @@ def test_minibatches_momentum_and_divergence():
     assert ends["fixed", 100.0] == float("inf")
 
 
+def test_a_run_ends_at_its_loss_and_looks_around_there():
+    config = SHORT | {"rates": "0.5", "powers": "1", "steps": 40, "rows": 8}
+    plain = carry_out("drift-rates", config)
+    losses = plain[plain.method == "fixed"].loss.to_numpy()
+    until = float(losses[5])
+    table = carry_out("drift-rates", config | {"until": until, "slices": 2})
+    run = table[table.method == "fixed"]
+    first = int(np.argmax(losses <= until))
+    assert list(run.step) == [5 * k for k in range(first + 1)]  # and no step more
+    np.testing.assert_array_equal(run.loss, losses[: first + 1])
+    ends = run.iloc[[0, -1]]
+    assert np.isfinite(ends.sharpness).all()
+    # The loss around the start by hand: rows of the weights moved by their own length.
+    what = task("digits-ce", judged=1000)
+    network = what.network(0)
+    x, y = what.data.x_train[:1000], what.data.y_train[:1000]
+    generator, drawn = torch.Generator().manual_seed(0), []
+    for _ in range(2):
+        drawn.append([])
+        for p in network.parameters():
+            d = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+            d = 0 * p if p.ndim < 2 else d * (p.norm(dim=1) / d.norm(dim=1))[:, None]
+            drawn[-1].append(d.detach())
+    start = [p.detach().clone() for p in network.parameters()]
+    for r in (0.25, 0.5, 1):
+        seen = []
+        for direction in drawn:
+            for sign in (-r, r):
+                with torch.no_grad():
+                    for p, old, d in zip(network.parameters(), start, direction, strict=True):
+                        p.copy_(old + sign * d)
+                    seen.append(float(what.loss(network(x), y)))
+        assert ends.iloc[0][f"around_{r:g}"] == pytest.approx(sum(seen) / 4, rel=1e-5)
+    columns = [f"around_{r:g}" for r in (0.25, 0.5, 1)]
+    assert np.isfinite(ends[columns]).all(axis=None)
+    assert run[columns].iloc[1:-1].isna().all(axis=None)
+    assert not set(columns) & set(plain)
+
+
 def test_arguments_are_checked():
     with pytest.raises(InputError, match="rates must be numbers"):
         carry_out("drift-rates", SHORT | {"rates": "a"})
     with pytest.raises(InputError, match="at least 1"):
         carry_out("drift-rates", SHORT | {"rows": 0})
+    with pytest.raises(InputError, match="not be negative"):
+        carry_out("drift-rates", SHORT | {"until": -0.1})

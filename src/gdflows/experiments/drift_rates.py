@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from gdflows import curvature
+from gdflows import curvature, landscape
 from gdflows.arguments import numbers
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.registry import study
@@ -19,6 +20,7 @@ from gdflows.optim import DAL
 from gdflows.runs import Log
 
 FEW = 1000  # training samples whose loss and sharpness are looked at
+AROUND = (0.25, 0.5, 1.0)  # how far from a point the loss is looked at, in filter-norms
 
 
 class _Fixed(DAL):
@@ -47,6 +49,8 @@ def drift_rates(
     steps: int = 300,
     rows: int = 30,
     seeds: int = 3,
+    until: float = 0.0,
+    slices: int = 0,
     stop: int = 0,
     device: str = "cpu",
 ) -> pd.DataFrame:
@@ -77,6 +81,11 @@ def drift_rates(
         Rows of each, besides that of step 0.
     seeds : int
         How many, from 0.
+    until : float
+        A run ends at the first row whose ``loss`` is at most this; 0 for never.
+    slices : int
+        In how many random filter-normalised directions the loss is looked at, at step 0 and at
+        the end of a run; 0 for no such columns.
     stop : int
         Break off after so many steps; 0 for never.
     device : str
@@ -89,6 +98,8 @@ def drift_rates(
         ``loss`` on at most 1,000 training samples (∞ where the run was lost), ``accuracy`` on at
         most 1,000 test samples,
         ``sharpness`` (largest eigenvalue of that loss's Hessian, at every tenth row and the last);
+        with ``slices``, ``around_0.25``, ``around_0.5`` and ``around_1``: that loss at so many
+        filter-norms from the point, the mean over the directions and both signs;
         of the step taken there, on its batch: ``rate`` h, ``gradient``
         :math:`\|g\|`, ``update`` :math:`\|\Delta\theta\|`, ``drift``
         :math:`\tfrac{h^2}2\|Hg\|`; ``mean_drift`` over the steps since the row before.
@@ -100,6 +111,8 @@ def drift_rates(
     """
     if min(steps, rows, seeds) < 1:
         raise InputError("steps, rows and seeds must be at least 1.")
+    if min(until, slices) < 0:
+        raise InputError("until and slices must not be negative.")
     what = task(name, device, judged=FEW)
     if batch >= 0:
         what = replace(what, batch=batch)
@@ -112,18 +125,26 @@ def drift_rates(
         )
         for value in values
     ]
+    starts: dict[int, dict] = {}  # what all runs of a seed begin with
     for method, value, seed in log.through(planned):
         network = what.network(seed)
         if method == "fixed":
             optimizer = _Fixed(network.parameters(), scale=value, momentum=momentum, cap=math.inf)
         else:
             optimizer = DAL(network.parameters(), value, scale=scale, momentum=momentum, cap=cap)
-        for row in _follow(what, network, optimizer, seed, steps, max(1, steps // rows), stop):
+        every = max(1, steps // rows)
+        start = starts.setdefault(seed, {})
+        for row in _follow(
+            what, network, optimizer, seed, steps, every, until, slices, stop, start
+        ):  # fmt: skip
             log.rows.append({"method": method, "value": value, "seed": seed} | row)
     return log.table()
 
 
-def _follow(what: Task, network, optimizer: DAL, seed: int, steps: int, every: int, stop: int):
+def _follow(
+    what: Task, network, optimizer: DAL, seed: int, steps: int, every: int, until: float,
+    slices: int, stop: int, start: dict,
+):  # fmt: skip
     x, y = what.data.x_train[:FEW], what.data.y_train[:FEW]
     batches, drifts, found = what.batches(seed), [], []
     for step in range((stop or steps) + 1):
@@ -141,13 +162,16 @@ def _follow(what: Task, network, optimizer: DAL, seed: int, steps: int, every: i
             if not math.isfinite(value):
                 found[-1]["loss"] = math.inf
                 break
-            if step % (10 * every) == 0 or step == steps:
-                E = Objective.from_module(network, what.loss, (x, y))
-                try:
-                    top = curvature.top_eigenpairs(E, E.theta0, 1, tol=1e-2)
-                    found[-1]["sharpness"] = float(top.values[0])
-                except NonFiniteError:
-                    pass  # on its way to infinity
+            ended = step == steps or 0 < until >= value
+            if step == 0 and start:
+                found[-1] |= start
+            elif step % (10 * every) == 0 or ended:
+                looked = _look(what, network, x, y, slices if step == 0 or ended else 0)
+                found[-1] |= looked
+                if step == 0:
+                    start.update(looked)
+            if ended:
+                break
         if step == (stop or steps):
             break
         u, v = next(batches)
@@ -167,6 +191,23 @@ def _follow(what: Task, network, optimizer: DAL, seed: int, steps: int, every: i
                 "drift": optimizer.drift,
             }
     return found
+
+
+def _look(what: Task, network, x: Tensor, y: Tensor, slices: int) -> dict[str, float]:
+    """The sharpness where the network is, and the mean loss at some distances from there."""
+    E, seen = Objective.from_module(network, what.loss, (x, y)), {"sharpness": math.nan}
+    try:
+        top = curvature.top_eigenpairs(E, E.theta0, 1, tol=1e-2)
+        seen["sharpness"] = float(top.values[0])
+    except NonFiniteError:
+        pass  # on its way to infinity
+    if slices:
+        at = [sign * r for r in AROUND for sign in (-1, 1)]
+        directions = landscape.filter_normalised(E, E.theta0, seed=0, count=slices)
+        losses = [landscape.slice_of(E, E.theta0, [direction], at) for direction in directions]
+        means = np.mean(losses, axis=0).reshape(len(AROUND), 2).mean(axis=1)
+        seen |= {f"around_{r:g}": float(mean) for r, mean in zip(AROUND, means, strict=True)}
+    return seen
 
 
 def _flat(network) -> Tensor:

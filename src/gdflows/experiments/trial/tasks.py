@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,17 @@ def _images(data: str, network, n: int | None = None):
     return build
 
 
+def _shrunk(data: str, pool: int, network):
+    """Images whose pixels are means of the squares of so many."""
+
+    def build():
+        d = problems.load(data)
+        x, z = (nn.functional.avg_pool2d(images, pool) for images in (d.x_train, d.x_test))
+        return network, replace(d, x_train=x, x_test=z)
+
+    return build
+
+
 def _text(length: int, width: float):
     def build():
         data = problems.load(f"shakespeare-{length}")
@@ -180,6 +191,10 @@ TASKS = {
     "cifar-conv": (_images("cifar10-5k", _conv((16, 32), "relu")), cross_entropy, 128, 300, 1.5,
                    False),
     "cifar-mlp": (_images("cifar10-1k", _mlp(3072, 100, 10)), cross_entropy, 0, 300, 1e-1, False),
+    "cifar8-conv": (_shrunk("cifar10-5k", 4, _conv((8, 16), "relu", image_size=8)), cross_entropy,
+                    128, 500, 1.66, False),
+    "cifar8-mlp": (_shrunk("cifar10-5k", 4, _mlp(192, 50, 10)), cross_entropy, 128, 500, 1.81,
+                   False),
     "cifar-resnet": (_images("cifar10-5k", lambda seed: problems.resnet18(0.125, seed=seed)),
                      cross_entropy, 64, 300, 1.85, False),
     "cifar-vit": (_images("cifar10-5k", lambda seed: problems.vit(0.5, seed=seed)), cross_entropy,
