@@ -6,6 +6,7 @@ import torch
 from gdflows import problems
 from gdflows.errors import InputError
 from gdflows.experiments.costs import TASKS, costs, peak, width_of
+from gdflows.experiments.registry import CHECKS
 
 MIB = 2**20
 
@@ -92,3 +93,16 @@ def test_threads_are_given_back():
     with pytest.raises(InputError):
         costs(sizes="10")
     assert torch.get_num_threads() == before
+
+
+def test_one_thing_alone(table):
+    """What needs no learning rate is measured without a search for one."""
+    (row,) = costs(sizes="600", n=8, only="gradient").to_dict("records")
+    assert row["what"] == "gradient" and row["gradients"] == 1
+    assert row["kept"] == table.kept["gradient"]
+    assert costs(sizes="600", n=8, only="SGD").what.tolist() == ["SGD"]
+    with pytest.raises(InputError, match="nothing that is measured is called 'speed'"):
+        costs(sizes="600", only="speed")
+    shorten = CHECKS["costs"][1]
+    assert shorten({"sizes": "600,10000000"}) == {"sizes": "600", "rounds": 1}
+    assert shorten({"sizes": "10000000"})["only"] == "gradient"

@@ -179,7 +179,7 @@ def _krylov(point: Point, phi: Function, v: Tensor, size: float, tol: float, lim
                 loss = seen.rounding()
                 _refuse(loss, tol, eps, v)
                 error = float(loss if exact else max(loss, change))
-                value = _value(seen, size, space.basis, v)
+                value = _value(seen, size, space, v)
                 return Applied(value, error, m, _descending(seen.values, v))
             previous = seen
     if previous is not None and previous.length == 0:
@@ -318,8 +318,8 @@ def _refuse(loss: float, tol: float, eps: float, v: Tensor) -> None:
     )
 
 
-def _value(seen: _Spectral, size: float, basis: Tensor | None, v: Tensor) -> Tensor:
-    """The result in v's dtype: Σ yᵢ basisᵢ times its length, complex if anything is."""
+def _value(seen: _Spectral, size: float, space: Krylov | None, v: Tensor) -> Tensor:
+    """The result in v's dtype: Σ yᵢ times basis vectors, and its length; complex if anything is."""
     y = torch.from_numpy(np.ascontiguousarray(seen.y))
     real, dtype = v.dtype.to_real(), v.dtype
     if y.is_complex():
@@ -333,10 +333,10 @@ def _value(seen: _Spectral, size: float, basis: Tensor | None, v: Tensor) -> Ten
             "float64."
         )
     y = y.to(dtype).to(v.device)
-    if basis is not None and y.is_complex() and not basis.is_complex():
-        y = torch.complex(y.real.to(real) @ basis, y.imag.to(real) @ basis)
-    elif basis is not None:
-        y = y.to(basis.dtype) @ basis
+    if space is not None and y.is_complex() and not v.is_complex():
+        y = torch.complex(space.combine(y.real.to(real)), space.combine(y.imag.to(real)))
+    elif space is not None:
+        y = space.combine(y.to(v.dtype))
     return y * length
 
 

@@ -13,6 +13,9 @@ from gdflows.curvature.units import Operator, alike, double
 from gdflows.errors import NonFiniteError
 from gdflows.lengths import unit_vector
 
+SMALL = 2**20  # numbers in a basis up to which it lies in one piece
+PIECE = 4  # vectors for which room is made at a time in a larger one
+
 
 @dataclass(eq=False)
 class Lead:
@@ -50,16 +53,12 @@ class Krylov:
     """
 
     def __init__(self, product: Operator, start: Tensor):
-        self.product, self.m = product, 0
-        self._basis = start.new_empty((min(16, start.numel()), start.numel()))
+        self.product, self.m, self.dim = product, 0, start.numel()
+        rows = min(16 if 16 * self.dim <= SMALL else PIECE, self.dim)
+        self._pieces = [start.new_empty((rows, self.dim))]
         self.leads = [Lead(unit_vector(start)[0], None, 0.0)]
         kind = np.complex128 if start.is_complex() else np.float64
         self._small = np.zeros((0, 0), kind)
-
-    @property
-    def basis(self) -> Tensor:
-        """Rows, ``(m, D)``."""
-        return self._basis[: self.m]
 
     @property
     def small(self) -> np.ndarray:
@@ -67,7 +66,7 @@ class Krylov:
 
     @property
     def full(self) -> bool:
-        return self.m == self._basis.shape[1]
+        return self.m == self.dim
 
     @property
     def invariant(self) -> bool:
@@ -77,12 +76,7 @@ class Krylov:
     def grow(self, which: int = -1) -> None:
         """One more dimension, along one of the leads."""
         m, lead = self.m, self.leads.pop(which)
-        if m == len(self._basis):
-            room = min(m, self._basis.shape[1] - m)
-            self._basis = torch.cat(
-                [self._basis, self._basis.new_empty((room, len(self._basis[0])))]
-            )
-        self._basis[m] = lead.direction
+        self._room()[...] = lead.direction
         self._small = np.pad(self._small, ((0, 1), (0, 1)))
         if lead.origin is not None:
             self._small[m, lead.origin] = lead.length
@@ -92,8 +86,8 @@ class Krylov:
         column = 0
         before = float(torch.linalg.vector_norm(w))
         for _ in range(2):
-            part = self.basis.conj() @ w
-            w = w - part @ self.basis
+            part = self.inner(w)
+            w = w - self.combine(part)
             column = column + part
             left = float(torch.linalg.vector_norm(w))
             if left > 0.7 * before:
@@ -108,7 +102,7 @@ class Krylov:
     def start(self, direction: Tensor) -> bool:
         """A lead along another vector; False if the basis holds all of it."""
         for _ in range(3):
-            direction = direction - (self.basis.conj() @ direction) @ self.basis
+            direction = direction - self.combine(self.inner(direction))
             direction, size = unit_vector(direction)
             if self.full or size == 0:
                 return False
@@ -128,13 +122,55 @@ class Krylov:
         block = self.small[first:, first:]
         return largest_mass(np.diagonal(block), np.diagonal(block, 1), level)
 
+    def inner(self, w: Tensor) -> Tensor:
+        """Inner products of the basis with a vector, ``(m,)``."""
+        parts = [piece.conj() @ w for piece in self._basis()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Combinations of the basis: ``(m,)`` or ``(n, m)`` to ``(D,)`` or ``(n, D)``."""
+        first, *others = self._basis()
+        begin = len(first)
+        total = coefficients[..., :begin] @ first
+        for piece in others:
+            end = begin + len(piece)
+            total += coefficients[..., begin:end] @ piece
+            begin = end
+        return total
+
+    def _basis(self) -> list[Tensor]:
+        """Its vectors as rows, in pieces."""
+        taken, seen = [], 0
+        for piece in self._pieces:
+            taken.append(piece[: self.m - seen])
+            seen += len(taken[-1])
+        return taken
+
+    def _room(self) -> Tensor:
+        """Where the next vector of the basis goes.
+
+        In pieces, so that nothing is copied and no more is held than is used and three vectors;
+        a small basis in one piece, with which products are quicker.
+        """
+        rows = sum(map(len, self._pieces))
+        if self.m == rows:
+            small = rows * self.dim <= SMALL
+            more = min(rows if small else PIECE, self.dim - rows)
+            self._pieces.append(self._pieces[0].new_empty((more, self.dim)))
+            if small:
+                self._pieces = [torch.cat(self._pieces)]
+            rows += more
+        last = self._pieces[-1]
+        return last[self.m - rows + len(last)]
+
     def _retract(self, m: int) -> None:
         """Keep the other leads orthogonal to the newest basis vector."""
-        kept, eps = [], torch.finfo(self._basis.dtype).eps
+        newest = self._basis()[-1][-1]
+        kept, eps = [], torch.finfo(newest.dtype).eps
         for lead in self.leads:
-            part = torch.dot(self._basis[m], lead.direction)
-            rest = lead.direction - part * self._basis[m]
-            rest = rest - (self.basis @ rest) @ self.basis
+            part = torch.dot(newest, lead.direction)
+            rest = lead.direction - part * newest
+            rest = rest - self.combine(self.inner(rest))
             left = float(torch.linalg.vector_norm(rest))
             if lead.origin is not None:
                 self._small[m, lead.origin] = float(part) * lead.length
@@ -169,10 +205,11 @@ class Krylov:
 
     def images(self, coefficients: np.ndarray) -> Tensor:
         """Products with combinations of the basis, as rows, without another product."""
-        inside = alike(torch.from_numpy(coefficients.T @ self.small), self._basis) @ self.basis
+        like = self._pieces[0]
+        inside = self.combine(alike(torch.from_numpy(coefficients.T @ self.small), like))
         _, shares = self.outside(coefficients)
         for share, lead in zip(shares, self.leads, strict=True):
-            inside += alike(torch.from_numpy(share), self._basis)[:, None] * lead.direction
+            inside += alike(torch.from_numpy(share), like)[:, None] * lead.direction
         return inside
 
 

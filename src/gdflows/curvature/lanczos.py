@@ -109,7 +109,7 @@ def largest(
         values, columns = values[::-1], columns[:, ::-1]
         norms, _ = space.outside(columns[:, :k])
     n = min(keep, space.m)
-    rows = alike(torch.from_numpy(columns[:, :n].T.copy()), start) @ space.basis
+    rows = space.combine(alike(torch.from_numpy(columns[:, :n].T.copy()), start))
     kept = Space(rows, space.images(columns[:, :n]))
     found = torch.from_numpy(values[:k].copy())
     norm = float(np.abs(values).max())
@@ -146,7 +146,7 @@ class _Probe:
         if top > self.level - 2 * self.margin and norm < self.margin:
             return True  # it has met another copy of the k-th
         room = space.room(self.level, self.first)
-        return room < self.unlikely**2 / (space.basis.shape[1] - self.first)
+        return room < self.unlikely**2 / (space.dim - self.first)
 
     def _top(self, space: Krylov) -> tuple[float, float]:
         if space.m == self.first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -26,6 +27,7 @@ LONG = 0.2  # seconds: what takes longer is timed once
 SHORT = 0.02  # seconds: what takes less is repeated for so long
 TOL = 1e-3  # of eigenvalues and of the principal flow's field
 MOST = 1e9  # bytes: per-sample gradients are left out beyond
+LARGE = 10**6  # parameters: of more, a repetition measures the gradient only
 
 
 class Setting(NamedTuple):
@@ -69,11 +71,14 @@ def peak(action: Callable[[], object]) -> tuple[int, int]:
     return int(level.max()), int(level[-1])
 
 
-@study(
-    "costs",
-    keys=("parameters", "what"),
-    check=lambda c: {"sizes": c["sizes"].split(",")[0], "rounds": 1},
-)
+def _shorter(config: dict) -> dict:
+    """The first size; a large one without the search that all but the gradient begin with."""
+    first = config["sizes"].split(",")[0]
+    short = {"sizes": first, "rounds": 1}
+    return short | {"only": "gradient"} if int(first) > LARGE else short
+
+
+@study("costs", keys=("parameters", "what"), check=_shorter)
 def costs(
     *,
     data: str = "digits",
@@ -84,6 +89,7 @@ def costs(
     sizes: str = "1000,10000",
     rounds: int = 1,
     long: bool = True,
+    only: str = "",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Work, time and memory of flows, probes and optimisers on networks of growing width.
@@ -107,6 +113,8 @@ def costs(
         timed once.
     long : bool
         Also what keeps twenty vectors or more: searches for several eigenpairs, trackers.
+    only : str
+        Only the thing of this name; by default all.
     seed : int
         Of the initialisation.
 
@@ -125,25 +133,31 @@ def costs(
     Raises
     ------
     InputError
-        If there are fewer than two hidden layers, or a size is too small for them.
+        If there are fewer than two hidden layers, a size is too small for them, or nothing has
+        the name in ``only``.
     """
     if whole(hidden, "hidden") < 2:
         raise InputError(f"hidden must be at least 2 for the width to decide, got {hidden}.")
     wanted = wholes(sizes, "sizes", separator=",")
+    tasks = [t for t in TASKS if (long or not t.long) and only in ("", t.what)]
+    if not tasks:
+        raise InputError(f"only: nothing that is measured is called {only!r}.")
     rounds, threads = whole(rounds, "rounds"), torch.get_num_threads()
     torch.set_num_threads(1)
     rows = []
     try:
         for size in progress(wanted, "size"):
-            setting, width = _setting(size, data, hidden, activation, loss, n, seed)
+            rates = any(t.long or t.kind != "probe" for t in tasks)
+            setting, width = _setting(size, data, hidden, activation, loss, n, seed, rates)
             named = {"parameters": setting.E.dim, "width": width}
-            rows += [named | row for row in _measure(setting, n, rounds, long)]
+            rows += [named | row for row in _measure(setting, n, rounds, tasks)]
     finally:
         torch.set_num_threads(threads)
     return pd.DataFrame(rows)
 
 
-def _setting(size, data, hidden, activation, loss, n, seed) -> tuple[Setting, int]:
+def _setting(size, data, hidden, activation, loss, n, seed, rates) -> tuple[Setting, int]:
+    """A network of that size, and its width; without a learning rate where nothing needs one."""
     found = samples(data, torch.float32)
     inputs, outputs = found.x_train.shape[1:].numel(), len(found.classes)
     width = width_of(size, hidden, inputs, outputs)
@@ -152,15 +166,16 @@ def _setting(size, data, hidden, activation, loss, n, seed) -> tuple[Setting, in
     E = problems.classification(found, net, n=n, loss=loss)
     if abs(E.dim - size) > size / 4:
         raise InputError(f"sizes: no width has about {size} parameters, the nearest {E.dim}.")
-    top = curvature.top_eigenpairs(E, E.theta0, tol=TOL)
     E.third(E.theta0, *torch.ones(2, E.dim))  # every check has been made now
+    if not rates:
+        return Setting(E, math.nan), width
+    top = curvature.top_eigenpairs(E, E.theta0, tol=TOL)
     return Setting(E, 1 / float(top.values[0])), width
 
 
-def _measure(setting: Setting, n: int, rounds: int, long: bool) -> list[dict]:
+def _measure(setting: Setting, n: int, rounds: int, tasks: list[Task]) -> list[dict]:
     E = setting.E
-    tasks = [t for t in TASKS if "sample" not in t.what or 4 * n * E.dim <= MOST]
-    tasks = [t for t in tasks if long or not t.long]
+    tasks = [t for t in tasks if "sample" not in t.what or 4 * n * E.dim <= MOST]
     unit, rows, times = 4 * E.dim, [], []
     for task in tasks:
         found: list = []
