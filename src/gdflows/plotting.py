@@ -76,7 +76,16 @@ def order_colours(n: int) -> list[str]:
 
 
 def style() -> None:
-    """Set the book's style for all figures that follow (matplotlib's ``rcParams``)."""
+    """Set the book's style for all figures that follow (matplotlib's ``rcParams``).
+
+    Examples
+    --------
+    >>> import matplotlib, gdflows as gf
+    >>> with matplotlib.rc_context():
+    ...     gf.plotting.style()
+    ...     matplotlib.rcParams["axes.grid"]
+    True
+    """
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.8),
@@ -133,6 +142,15 @@ def contours(
     ------
     InputError
         If the objective does not have two parameters.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> gf.plotting.contours(ax, gf.problems.quadratic([1.0, 3.0]), (-1, 1), (-1, 1), levels=5)
+    >>> len(ax.collections) > 0
+    True
     """
     if objective.dim != 2:
         raise InputError(f"contours draws losses of two parameters, this has {objective.dim}.")
@@ -151,6 +169,16 @@ def path(ax: Axes, trajectory: Trajectory, **kwargs) -> None:
     """A trajectory in the plane of its first two parameters: GD as dots, flows as lines.
 
     Colour and legend come from the trajectory's label; keyword arguments go to ``ax.plot``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> gd = gf.descend(gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double(), lr=0.1, steps=9)
+    >>> gf.plotting.path(ax, gd)
+    >>> len(ax.lines[0].get_xdata())
+    10
     """
     x, y = trajectory.states[:, :2].real.cpu().T
     kwargs.setdefault("label", trajectory.label)
@@ -179,6 +207,13 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     -------
     float
         The slope: the order p if ``y ∝ x**p``.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> round(gf.plotting.slope(Figure().subplots(), [0.1, 0.2, 0.4], [0.01, 0.04, 0.16]), 6)
+    2.0
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if not ((x > 0).all() and (y > 0).all()):
@@ -209,6 +244,15 @@ def against_edge(ax: Axes, steps, sharpness, *, edge: float = 1.0, **kwargs) -> 
         Where the line is drawn.
     **kwargs
         For ``ax.plot``.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> gf.plotting.against_edge(ax, [0, 1, 2], [0.5, 0.8, 1.0])
+    >>> len(ax.lines)
+    2
     """
     ax.plot(steps, sharpness, **kwargs)
     if not any(line.get_gid() == "edge" for line in ax.lines):

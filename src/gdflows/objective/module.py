@@ -35,6 +35,16 @@ class FlatModule(Objective):
         The parameters, in the order in which θ holds them.
     shapes : list of torch.Size
         Their shapes.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> model, loss_fn = torch.nn.Linear(3, 1), torch.nn.functional.mse_loss
+    >>> x, y = torch.ones(8, 3), torch.zeros(8, 1)
+    >>> E = gf.Objective.from_module(model, loss_fn, (x, y))
+    >>> type(E).__name__, E.dim
+    ('FlatModule', 4)
+    >>> torch.testing.assert_close(E.value(E.theta0), loss_fn(model(x), y).detach())
     """
 
     def __init__(

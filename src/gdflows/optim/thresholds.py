@@ -133,6 +133,14 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
     Entries whose gradient has been zero so far (:math:`v = 0`) are zero: Adam has not moved them.
     :math:`h/\epsilon`, which is what the formula says of them, is a rate that they would lose at
     their first gradient.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = torch.optim.SGD([w], lr=0.1)
+    >>> gf.optim.preconditioner(optimizer, [w])
+    tensor([0.1000, 0.1000])
     """
     ours = isinstance(optimizer, CurvatureOptimizer)
     family = None if ours else _family(optimizer)
