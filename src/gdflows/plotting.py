@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    NullFormatter,
+)
 
 from gdflows.errors import InputError
 from gdflows.objective import Objective
@@ -192,7 +197,7 @@ def path(ax: Axes, trajectory: Trajectory, **kwargs) -> None:
 def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     """Points on log-log axes with their least-squares line.
 
-    Where ``x`` spans less than a decade, the axis is labelled at the points.
+    Where all points of the axes lie within a decade, the axis is labelled at them.
 
     Parameters
     ----------
@@ -221,12 +226,19 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     order, intercept = np.polyfit(np.log(x), np.log(y), 1)
     (line,) = ax.loglog(x, np.exp(intercept) * x**order, linewidth=1, **kwargs)
     text = f"{label}: slope {order:.2f}" if label else f"slope {order:.2f}"
-    ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text)
+    ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text, gid="slope")
     for axis in (ax.xaxis, ax.yaxis):  # labels between the powers of ten run into one another
         axis.set_minor_formatter(NullFormatter())
-    if x.max() < 10 * x.min():  # too short to hold two powers of ten: label the points themselves
-        ax.set_xticks(x, [f"{value:.2g}" for value in x])
+    drawn = [points.get_xdata() for points in ax.lines if points.get_gid() == "slope"]
+    at = np.unique(np.concatenate(drawn))  # of all calls: each has a say in where the labels are
+    if at[-1] < 10 * at[0] and len(at) <= 6:  # too short to hold two powers of ten
+        ax.set_xticks(at, [f"{value:.2g}" for value in at])
         ax.xaxis.minorticks_off()
+    else:
+        subs = (1, 3) if at[-1] < 100 * at[0] else (1,)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_major_formatter(plain if len(subs) > 1 else LogFormatterSciNotation())
     return float(order)
 
 

@@ -23,7 +23,7 @@ def loss(point: Point) -> float:
     >>> gf.probes.loss(gf.problems.quadratic([1.0, 3.0]).at(torch.ones(2).double()))
     2.0
     """
-    return float(point.value)
+    return float(_checked(point).value)
 
 
 def gradient_norm(point: Point) -> float:
@@ -35,7 +35,7 @@ def gradient_norm(point: Point) -> float:
     >>> gf.probes.gradient_norm(gf.problems.quadratic([3.0, 4.0]).at(torch.ones(2).double()))
     5.0
     """
-    return float(torch.linalg.vector_norm(point.grad))
+    return float(torch.linalg.vector_norm(_checked(point).grad))
 
 
 def sharpness(point: Point) -> float:
@@ -48,7 +48,7 @@ def sharpness(point: Point) -> float:
     >>> round(gf.probes.sharpness(E.at(torch.ones(2).double())), 3)
     3.0
     """
-    return float(extreme_eigenpairs(point, 1, "LA", 1e-4).values[0])
+    return float(extreme_eigenpairs(_checked(point), 1, "LA", 1e-4).values[0])
 
 
 def smallest_eigenvalue(point: Point) -> float:
@@ -64,7 +64,7 @@ def smallest_eigenvalue(point: Point) -> float:
     >>> round(gf.probes.smallest_eigenvalue(E.at(torch.ones(2).double())), 3)
     -5.0
     """
-    return float(extreme_eigenpairs(point, 1, "SA", 1e-4).values[0])
+    return float(extreme_eigenpairs(_checked(point), 1, "SA", 1e-4).values[0])
 
 
 def layer_gradient_norms(point: Point) -> dict[str, float]:
@@ -107,3 +107,13 @@ def imbalance(point: Point, *, units: bool = False) -> dict[str, float]:
         f"{name}, {after}": float(torch.linalg.vector_norm(q))
         for name, after, q in zip(names, names[1:], found, strict=False)
     }
+
+
+def _checked(point: Point) -> Point:
+    if not isinstance(point, Point):
+        raise InputError(
+            f"A probe looks at a point, got {type(point).__name__}: for an objective E that is "
+            "E.at(theta), for instance E.at(E.theta0); a model becomes one by "
+            "gdflows.Objective.from_module(model, loss, data)."
+        )
+    return point

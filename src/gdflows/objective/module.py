@@ -68,6 +68,9 @@ class FlatModule(Objective):
                 f"The loss must be a function of the model's output, got {type(loss).__name__}. "
                 "For a model that computes its own: from_module(model, data=batches)."
             )
+        if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+            name = loss.__name__
+            raise InputError(f"The loss is the class {name}; hand over one of its kind: {name}().")
         if data is None:
             raise InputError("from_module needs data: from_module(model, loss, (x, y)).")
         # What torch.compile wraps is the same function, and can be differentiated twice.

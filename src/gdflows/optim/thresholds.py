@@ -121,7 +121,8 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
     Raises
     ------
     InputError
-        For other optimisers, or before an adaptive one's first step.
+        For other optimisers, before an adaptive one's first step, or if the optimiser holds none
+        of the parameters.
 
     Warns
     -----
@@ -170,6 +171,12 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
                     unmet.append(_name_of(p, optimizer))
             met = True
         parts.append(entry.detach().reshape(-1))
+    if not met and not unmet:
+        raise InputError(
+            f"{type(optimizer).__name__} holds none of the model's parameters: was it made for "
+            "another model, or for copies? Make it from model.parameters() of the model that "
+            "is trained."
+        )
     if unmet and not met:
         raise InputError(
             "The optimiser has not taken a step yet, so it has no preconditioner. "
