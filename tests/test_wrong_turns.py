@@ -5,6 +5,7 @@ import torch
 
 import gdflows as gf
 from gdflows.errors import InputError
+from gdflows.experiments import carry_out
 
 mse = torch.nn.functional.mse_loss
 
@@ -54,3 +55,9 @@ def test_half_precision_and_a_rate_of_zero():
     E = gf.problems.quadratic([1.0])
     with pytest.raises(InputError, match="lr must be positive"):
         gf.descend(E, torch.ones(1).double(), lr=0, steps=1)
+
+
+def test_a_study_at_a_rate_of_zero():
+    """It would train nothing, and look for the edge for ever."""
+    with pytest.raises(InputError, match="lr must be positive"):
+        carry_out("eos", {"lr": 0.0, "steps": 2})
