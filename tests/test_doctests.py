@@ -2,7 +2,10 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,3 +59,27 @@ def test_the_examples_are_found_and_none_is_skipped():
     ]
     assert len(found) > 100
     assert [e.source for e in found if doctest.SKIP in e.options] == []
+
+
+API = Path(__file__).resolve().parents[1] / "book/appendix/api.md"
+
+
+def public() -> list[tuple[str, object]]:
+    """The names of the API reference and what they are, but for data: tables have no docstring."""
+    found, module = [], ""
+    for line in API.read_text().splitlines():
+        if named := re.match(r"\.\. (?:current)?module:: (\S+)", line):
+            module = named[1]
+        elif named := re.fullmatch(r"   ([A-Za-z_]\w*)", line):
+            what = getattr(importlib.import_module(module), named[1])
+            if callable(what):
+                found.append((f"{module}.{named[1]}", what))
+    return found
+
+
+def test_every_public_name_has_an_example():
+    names = public()
+    assert len(names) > 200
+    parser = doctest.DocTestParser()
+    bare = [name for name, what in names if not parser.get_examples(inspect.getdoc(what) or "")]
+    assert bare == []

@@ -16,6 +16,25 @@ def ax():
     plt.close(fig)
 
 
+@pytest.mark.parametrize(
+    "spans, shown",
+    [
+        ([[0.1, 0.2, 0.4]], ["0.1", "0.2", "0.4"]),
+        ([[0.1, 0.2], [0.2, 0.4]], ["0.1", "0.2", "0.4"]),
+        ([[0.0005, 0.001, 0.002], [5e-5, 1e-4, 2e-4]], ["0.0001", "0.0003", "0.001"]),
+        ([[5e-5, 1e-4, 2e-4], [0.0005, 0.001, 0.002]], ["0.0001", "0.0003", "0.001"]),
+    ],
+    ids=["one", "two that meet", "two apart", "the other way round"],
+)
+def test_slopes_of_other_ranges_share_labels_that_do_not_collide(ax, spans, shown):
+    for x in spans:
+        gf.plotting.slope(ax, x, x)
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    ticks = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+    assert [text.get_text() for at, text in ticks if low <= at <= high] == shown
+
+
 def test_slope_of_a_power_law(ax):
     x = np.array([0.1, 0.2, 0.4])
     assert gf.plotting.slope(ax, x, 3 * x**2.5, label="E") == pytest.approx(2.5, abs=1e-12)

@@ -2,15 +2,42 @@
 
 
 class GdflowsError(Exception):
-    """Anything gdflows raises on purpose."""
+    """Anything gdflows raises on purpose.
+
+    Examples
+    --------
+    >>> from gdflows import errors
+    >>> issubclass(errors.InputError, errors.GdflowsError)
+    True
+    """
 
 
 class InputError(GdflowsError, ValueError):
-    """An argument cannot be used: wrong shape, dtype, device, sign or name."""
+    """An argument cannot be used: wrong shape, dtype, device, sign or name.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> try:
+    ...     gf.flows.IGR(gf.problems.quadratic([1.0]), lr=-0.1)
+    ... except gf.errors.InputError as error:
+    ...     print(error)
+    The learning rate lr must be positive and finite, got -0.1.
+    """
 
 
 class NonFiniteError(GdflowsError, ArithmeticError):
-    """A loss or a derivative came out infinite or not a number."""
+    """A loss or a derivative came out infinite or not a number.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> try:
+    ...     gf.Objective(lambda v: torch.log(v).sum(), 1).at(torch.zeros(1)).value
+    ... except gf.errors.NonFiniteError as error:
+    ...     print(type(error).__name__)
+    NonFiniteError
+    """
 
 
 class SingularityError(NonFiniteError):
@@ -20,6 +47,16 @@ class SingularityError(NonFiniteError):
     ----------
     eigenvalue : float or complex
         Which.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, v = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> try:
+    ...     gf.flows.PrincipalFlow(E, lr=1.0).vector_field(v)  # log(1 − hλ) at hλ = 1
+    ... except gf.errors.SingularityError as error:
+    ...     print(round(float(error.eigenvalue), 6))
+    1.0
     """
 
     def __init__(self, message, *, eigenvalue):
@@ -28,7 +65,19 @@ class SingularityError(NonFiniteError):
 
 
 class ConvergenceError(GdflowsError, RuntimeError):
-    """An iteration did not reach its tolerance within its budget."""
+    """An iteration did not reach its tolerance within its budget.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, gdflows as gf
+    >>> E = gf.problems.quadratic(np.linspace(0.1, 9, 50).tolist())
+    >>> v = torch.ones(50).double()
+    >>> try:
+    ...     gf.curvature.apply_function(E, v, np.sqrt, v, max_hvps=3, method="krylov")
+    ... except gf.errors.ConvergenceError as error:
+    ...     print(type(error).__name__)
+    ConvergenceError
+    """
 
 
 class IntegrationError(GdflowsError, RuntimeError):
@@ -45,6 +94,16 @@ class IntegrationError(GdflowsError, RuntimeError):
         Euclidean norm of the last good state.
     partial : Trajectory
         Everything computed up to there, so that nothing is lost.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.Objective(lambda v: -(v**4).sum(), 1)  # the flow is infinite at t = 1/8
+    >>> try:
+    ...     gf.integrate(gf.flows.NGF(E), torch.ones(1).double(), t=1.0)
+    ... except gf.errors.IntegrationError as error:
+    ...     print(round(error.time, 3), error.partial.states.shape[1])
+    0.125 1
     """
 
     def __init__(self, message, *, cause, time, norm, partial):
@@ -53,19 +112,51 @@ class IntegrationError(GdflowsError, RuntimeError):
 
 
 class DataError(GdflowsError, RuntimeError):
-    """A data set is missing, unknown, incomplete or corrupt."""
+    """A data set is missing, unknown, incomplete or corrupt.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> try:
+    ...     gf.problems.text("a poem")
+    ... except gf.errors.DataError as error:
+    ...     print(error)
+    There is no text 'a poem'. There are: tinyshakespeare, numerals.
+    """
 
 
 class InterruptedRunError(GdflowsError, RuntimeError):
-    """A run could not go on, or not be written (no room, no memory); what it had saved is kept."""
+    """A run could not go on, or not be written (no room, no memory); what it had saved is kept.
+
+    Examples
+    --------
+    >>> from gdflows import errors
+    >>> issubclass(errors.InterruptedRunError, errors.GdflowsError)
+    True
+    """
 
 
 class ProcessLostError(GdflowsError, RuntimeError):
-    """Of several processes that work together, another one ended or did not answer in time."""
+    """Of several processes that work together, another one ended or did not answer in time.
+
+    Examples
+    --------
+    >>> from gdflows import errors
+    >>> issubclass(errors.ProcessLostError, errors.GdflowsError)
+    True
+    """
 
 
 class EdgeWarning(UserWarning):
-    """Training has crossed its optimiser's stability edge."""
+    """Training has crossed its optimiser's stability edge.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from gdflows.errors import EdgeWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", EdgeWarning)  # stop a training that crosses the edge
+    """
 
 
 class StoppedRun(KeyboardInterrupt):
@@ -75,6 +166,12 @@ class StoppedRun(KeyboardInterrupt):
     ----------
     signal : int
         Which.
+
+    Examples
+    --------
+    >>> from gdflows import errors
+    >>> errors.StoppedRun("stopped", 2).signal
+    2
     """
 
     def __init__(self, message, signal):

@@ -109,6 +109,13 @@ def slice_of(
     Notes
     -----
     One evaluation of the loss for each point.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, direction = gf.problems.quadratic([1.0, 3.0]), torch.tensor([0.0, 1.0]).double()
+    >>> gf.landscape.slice_of(E, torch.zeros(2).double(), [direction], at=[0.0, 1.0, 2.0]).tolist()
+    [0.0, 1.5, 6.0]
     """
     if len(directions) not in (1, 2):
         raise InputError(f"One or two directions are needed, got {len(directions)}.")

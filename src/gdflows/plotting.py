@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    NullFormatter,
+)
 
 from gdflows.errors import InputError
 from gdflows.objective import Objective
@@ -76,7 +81,16 @@ def order_colours(n: int) -> list[str]:
 
 
 def style() -> None:
-    """Set the book's style for all figures that follow (matplotlib's ``rcParams``)."""
+    """Set the book's style for all figures that follow (matplotlib's ``rcParams``).
+
+    Examples
+    --------
+    >>> import matplotlib, gdflows as gf
+    >>> with matplotlib.rc_context():
+    ...     gf.plotting.style()
+    ...     matplotlib.rcParams["axes.grid"]
+    True
+    """
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.8),
@@ -133,6 +147,15 @@ def contours(
     ------
     InputError
         If the objective does not have two parameters.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> gf.plotting.contours(ax, gf.problems.quadratic([1.0, 3.0]), (-1, 1), (-1, 1), levels=5)
+    >>> len(ax.collections) > 0
+    True
     """
     if objective.dim != 2:
         raise InputError(f"contours draws losses of two parameters, this has {objective.dim}.")
@@ -151,6 +174,16 @@ def path(ax: Axes, trajectory: Trajectory, **kwargs) -> None:
     """A trajectory in the plane of its first two parameters: GD as dots, flows as lines.
 
     Colour and legend come from the trajectory's label; keyword arguments go to ``ax.plot``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> gd = gf.descend(gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double(), lr=0.1, steps=9)
+    >>> gf.plotting.path(ax, gd)
+    >>> len(ax.lines[0].get_xdata())
+    10
     """
     x, y = trajectory.states[:, :2].real.cpu().T
     kwargs.setdefault("label", trajectory.label)
@@ -164,7 +197,7 @@ def path(ax: Axes, trajectory: Trajectory, **kwargs) -> None:
 def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     """Points on log-log axes with their least-squares line.
 
-    Where ``x`` spans less than a decade, the axis is labelled at the points.
+    Where all points of the axes lie within a decade, the axis is labelled at them.
 
     Parameters
     ----------
@@ -179,6 +212,13 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     -------
     float
         The slope: the order p if ``y ∝ x**p``.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> round(gf.plotting.slope(Figure().subplots(), [0.1, 0.2, 0.4], [0.01, 0.04, 0.16]), 6)
+    2.0
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if not ((x > 0).all() and (y > 0).all()):
@@ -186,12 +226,19 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     order, intercept = np.polyfit(np.log(x), np.log(y), 1)
     (line,) = ax.loglog(x, np.exp(intercept) * x**order, linewidth=1, **kwargs)
     text = f"{label}: slope {order:.2f}" if label else f"slope {order:.2f}"
-    ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text)
+    ax.loglog(x, y, "o", color=line.get_color(), markersize=4, label=text, gid="slope")
     for axis in (ax.xaxis, ax.yaxis):  # labels between the powers of ten run into one another
         axis.set_minor_formatter(NullFormatter())
-    if x.max() < 10 * x.min():  # too short to hold two powers of ten: label the points themselves
-        ax.set_xticks(x, [f"{value:.2g}" for value in x])
+    drawn = [points.get_xdata() for points in ax.lines if points.get_gid() == "slope"]
+    at = np.unique(np.concatenate(drawn))  # of all calls: each has a say in where the labels are
+    if at[-1] < 10 * at[0] and len(at) <= 6:  # too short to hold two powers of ten
+        ax.set_xticks(at, [f"{value:.2g}" for value in at])
         ax.xaxis.minorticks_off()
+    else:
+        subs = (1, 3) if at[-1] < 100 * at[0] else (1,)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_major_formatter(plain if len(subs) > 1 else LogFormatterSciNotation())
     return float(order)
 
 
@@ -209,6 +256,15 @@ def against_edge(ax: Axes, steps, sharpness, *, edge: float = 1.0, **kwargs) -> 
         Where the line is drawn.
     **kwargs
         For ``ax.plot``.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> gf.plotting.against_edge(ax, [0, 1, 2], [0.5, 0.8, 1.0])
+    >>> len(ax.lines)
+    2
     """
     ax.plot(steps, sharpness, **kwargs)
     if not any(line.get_gid() == "edge" for line in ax.lines):

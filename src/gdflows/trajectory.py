@@ -36,6 +36,13 @@ class Trajectory:
         Estimated error of each state, shape ``(T,)``: the sum of the solver's local error
         estimates up to that time, in the Euclidean norm. It neither shrinks nor grows with the
         flow's own contraction, so it is a scale and not a bound. None where there is none.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> path = gf.descend(gf.problems.quadratic([1.0]), torch.ones(1).double(), lr=0.5, steps=2)
+    >>> path.times.tolist(), path.states.flatten().tolist()
+    ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
 
     times: Tensor

@@ -80,6 +80,12 @@ def coloured_trees(order: int) -> tuple[ColouredTree, ...]:
     ------
     InputError
         If it is below 1.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import coloured_trees
+    >>> [len(coloured_trees(n)) for n in range(1, 5)]
+    [2, 4, 14, 52]
     """
     if not isinstance(order, Integral) or order < 1:
         raise InputError(f"A rooted tree has at least one vertex, got order {order!r}.")

@@ -24,6 +24,13 @@ class TreeEquation:
         The highest power of h.
     name : str
         Of the method.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import TreeEquation, modified_equation
+    >>> equation = modified_equation("explicit-euler", order=2)
+    >>> isinstance(equation, TreeEquation), len(equation)
+    (True, 4)
     """
 
     #: All trees of a size.

@@ -39,6 +39,13 @@ class Method:
     References
     ----------
     Hairer, Lubich and Wanner, Geometric Numerical Integration, section II.1.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import Method, modified_equation
+    >>> heun = Method([[0, 0], [1, 0]], ["1/2", "1/2"], name="Heun")
+    >>> print(modified_equation(heun, order=2).unicode())
+    ẏ = f + h²(1/12 f″(f, f) − 1/6 f′f′f)
     """
 
     A: tuple[tuple[Fraction, ...], ...]

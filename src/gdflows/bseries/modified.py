@@ -42,6 +42,12 @@ class ModifiedEquation(TreeEquation):
         Of the method.
     left : str, optional
         What :meth:`latex` writes left of the equals sign, if not the derivative of y or θ.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import modified_equation
+    >>> print(modified_equation("explicit-euler", order=1).unicode())
+    ẏ = f − h 1/2 f′f
     """
 
     def __init__(

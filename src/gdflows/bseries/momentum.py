@@ -111,6 +111,12 @@ def nesterov(beta, order: int, *, lookahead: bool = False) -> MomentumEquation:
     ------
     InputError
         If β is out of range or not exact.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> print(gf.bseries.nesterov("1/2", order=1).unicode())
+    ẏ = 2 f − h 4 f′f
     """
     beta = _beta(beta)
 

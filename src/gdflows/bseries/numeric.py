@@ -124,6 +124,14 @@ class SeriesField:
         f: an objective E stands for −∇E; or a function from y to dy/dt.
     order : int, optional
         n, the highest power of h; the series' last by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.bseries import modified_equation
+    >>> field = modified_equation("explicit-euler", order=1)(lambda y: -y)
+    >>> field(torch.ones(1).double(), 0.1).tolist()  # −1 − h/2
+    [-1.05]
     """
 
     def __init__(self, series: ModifiedEquation, field: Field, order: int | None = None):

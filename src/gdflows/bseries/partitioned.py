@@ -51,6 +51,13 @@ class PartitionedMethod:
     References
     ----------
     Hairer, Lubich and Wanner, Geometric Numerical Integration, section II.2.1.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import METHODS, PartitionedMethod
+    >>> pair = PartitionedMethod(METHODS["explicit-euler"], METHODS["implicit-euler"], "mine")
+    >>> pair.adjoint().name
+    'adjoint of mine'
     """
 
     for_y: Method
@@ -114,6 +121,13 @@ class PartitionedEquation(TreeEquation):
     zero, lowest order first, at each order those of dy/dt (``term.tree.colour == "y"``) and then
     those of dz/dt. Called with two functions of torch, ``series(f, g)``, it gives the field in
     numbers, ``field(y, z, h)``. See :class:`TreeEquation` for what all such equations have.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import partitioned_equation
+    >>> equation = partitioned_equation("symplectic-euler", order=1)
+    >>> len(equation), equation.order
+    (6, 1)
     """
 
     trees = staticmethod(coloured_trees)

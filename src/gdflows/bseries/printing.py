@@ -168,6 +168,12 @@ def svg(tree: Tree, *, size: int = 14) -> str:
     str
         An ``<svg>`` element. Its colour is the text's (``currentColor``), so it suits light and
         dark pages.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import rooted_trees, svg
+    >>> svg(rooted_trees(2)[0])[:4]
+    '<svg'
     """
     points: list[tuple[float, int]] = []
     colours: list[str] = []

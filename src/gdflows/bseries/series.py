@@ -21,7 +21,14 @@ Weights = Callable[[Tree], Fraction]
 
 
 def exact_flow(tree: Tree) -> Fraction:
-    """Weights of the exact solution after the time h: 1/γ(τ)."""
+    """Weights of the exact solution after the time h: 1/γ(τ).
+
+    Examples
+    --------
+    >>> from gdflows.bseries import exact_flow, rooted_trees
+    >>> [str(exact_flow(tree)) for tree in rooted_trees(3)]
+    ['1/3', '1/6']
+    """
     return Fraction(1, tree.density)
 
 
@@ -56,6 +63,14 @@ def compose(first: Weights, second: Weights) -> Weights:
     References
     ----------
     Hairer, Lubich and Wanner, Geometric Numerical Integration, theorem III.1.10.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import METHODS, compose, rooted_trees
+    >>> euler = METHODS["explicit-euler"].weights()
+    >>> twice = compose(euler, euler)
+    >>> [str(twice(tree)) for tree in rooted_trees(1) + rooted_trees(2)]
+    ['2', '1']
     """
 
     @cache
@@ -87,6 +102,15 @@ def substitute(field: Weights, step: Weights) -> Weights:
     References
     ----------
     Chartier, Hairer and Vilmart, Algebraic structures of B-series, Found. Comput. Math. 10, 2010.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import METHODS, exact_flow, modified_equation, rooted_trees
+    >>> from gdflows.bseries import substitute
+    >>> field = modified_equation("explicit-euler", order=2).coefficient
+    >>> step = substitute(field, exact_flow)  # the modified flow's step is Euler's
+    >>> [int(step(tree)) for tree in rooted_trees(1) + rooted_trees(2) + rooted_trees(3)]
+    [1, 0, 0, 0]
     """
 
     @cache

@@ -21,6 +21,13 @@ class Term:
     coefficient : Fraction
         b(τ)/σ(τ), the symmetry divided out; what stands in front of F(τ) when the series is
         written down.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import modified_equation
+    >>> first = modified_equation("explicit-euler", order=1).terms(1)[0]
+    >>> first.order, str(first.coefficient)
+    (1, '-1/2')
     """
 
     tree: Tree

@@ -113,6 +113,12 @@ def rooted_trees(order: int) -> tuple[Tree, ...]:
     ------
     InputError
         If it is below 1.
+
+    Examples
+    --------
+    >>> from gdflows.bseries import rooted_trees
+    >>> [len(rooted_trees(n)) for n in range(1, 7)]
+    [1, 1, 2, 4, 9, 20]
     """
     if not isinstance(order, Integral) or order < 1:
         raise InputError(f"A rooted tree has at least one vertex, got order {order!r}.")

@@ -30,6 +30,14 @@ class SpectralDensity:
         D.
     hvps : int
         Hessian-vector products spent.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([3.0, 3.0, 3.0])
+    >>> seen = gf.curvature.spectral_density(E, torch.zeros(3).double(), steps=3)
+    >>> round(seen.mean(lambda eigenvalue: eigenvalue**2)[0], 6)
+    9.0
     """
 
     nodes: Tensor = field(repr=False)
@@ -118,6 +126,15 @@ def spectral_density(
     Golub and Meurant, *Matrices, Moments and Quadrature with Applications*, chapter 6; Ghorbani,
     Krishnan and Xiao (2019), "An investigation into neural net optimization via Hessian
     eigenvalue density".
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([1.0] * 90 + [10.0] * 10)
+    >>> seen = gf.curvature.spectral_density(E, torch.zeros(100).double(), steps=10, probes=50)
+    >>> mean, error = seen.mean(lambda eigenvalue: eigenvalue)
+    >>> abs(mean - 1.9) < 4 * error  # trace/D
+    True
     """
     steps, probes = whole(steps, "steps"), whole(probes, "probes")
     point, dim = objective.at(require_real(theta)), theta.numel()
@@ -149,6 +166,12 @@ class BatchSharpness:
         Its standard error; not a number with a single batch.
     hvps : int
         Hessian-vector products spent, each on one batch.
+
+    Examples
+    --------
+    >>> from gdflows.curvature import BatchSharpness
+    >>> BatchSharpness(value=20.0, error=0.5, hvps=16).value * 0.1 / 2  # in units of 2/lr
+    1.0
     """
 
     value: float
@@ -192,6 +215,14 @@ def batch_sharpness(
     ----------
     Andreyev and Beneventano (2024), "Edge of stochastic stability: revisiting the edge of
     stability for SGD".
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> model, x = torch.nn.Linear(1, 1, bias=False).double(), torch.ones(8, 1).double()
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 2 * x))
+    >>> round(gf.curvature.batch_sharpness(E, E.theta0, batch_size=4).value, 6)
+    1.0
     """
     if not isinstance(objective, FlatModule):
         raise InputError(

@@ -33,6 +33,14 @@ class Eigenpairs:
         that of each value.
     hvps : int
         Hessian-vector products spent.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([1.0, 3.0])
+    >>> found = gf.curvature.top_eigenpairs(E, torch.ones(2).double())
+    >>> [abs(round(x, 6)) for x in found.vectors[0].tolist()], bool(found.residuals[0] < 1e-3)
+    ([0.0, 1.0], True)
     """
 
     values: Tensor
@@ -99,6 +107,14 @@ def top_eigenpairs(
     References
     ----------
     Saad, *Numerical Methods for Large Eigenvalue Problems*, chapter 6.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([-5.0, 1.0, 3.0])
+    >>> found = gf.curvature.top_eigenpairs(E, torch.ones(3).double(), k=2)
+    >>> [round(v, 3) for v in found.values.tolist()]
+    [3.0, 1.0]
     """
     return extreme_eigenpairs(objective.at(require_real(theta)), k, "LA", tol, scale=scale)
 
@@ -109,6 +125,14 @@ def bottom_eigenpairs(
     """The k algebraically smallest eigenvalues of ∇²E(θ), in ascending order.
 
     Arguments and result as for :func:`top_eigenpairs`.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([-5.0, 1.0, 3.0])
+    >>> found = gf.curvature.bottom_eigenpairs(E, torch.ones(3).double(), k=2)
+    >>> [round(v, 3) for v in found.values.tolist()]
+    [-5.0, 1.0]
     """
     return extreme_eigenpairs(objective.at(require_real(theta)), k, "SA", tol)
 

@@ -42,6 +42,14 @@ class Applied:
     eigenvalues : Tensor
         Of the Hessian (dense) or of its projection to the Krylov space (Ritz values), descending
         by real part. The first approximates the sharpness, from below.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, gdflows as gf
+    >>> E, v = gf.problems.quadratic([1.0, 4.0]), torch.ones(2).double()
+    >>> root = gf.curvature.apply_function(E, v, np.sqrt, v, full_output=True)
+    >>> [round(x, 6) for x in root.value.tolist()], root.error < 1e-6
+    ([1.0, 2.0], True)
     """
 
     value: Tensor = field(repr=False)
@@ -108,6 +116,14 @@ def apply_function(
     ----------
     Higham, Functions of Matrices, sections 4.5 and 13.2; Saad (1992), "Analysis of some Krylov
     subspace approximations to the matrix exponential operator".
+
+    Examples
+    --------
+    >>> import numpy as np, torch, gdflows as gf
+    >>> E, v = gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double()
+    >>> found = gf.curvature.apply_function(E, v, np.exp, v)
+    >>> [round(x, 4) for x in found.tolist()]  # e, and e³
+    [2.7183, 20.0855]
     """
     applied = function_at(objective.at(theta), phi, v, tol=tol, max_hvps=max_hvps, method=method)
     return applied if full_output else applied.value

@@ -50,6 +50,14 @@ class Tracked(Eigenpairs):
         An estimate, less accurate, of the eigenvalue after the k-th; −∞ if there is none. It is
         computed where it may be within 5 % of the k-th, and at every fifth update, and else
         foretold.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> tracker = gf.curvature.Tracker(gf.problems.quadratic([1.0, 3.0]), k=1)
+    >>> seen = tracker.update(torch.ones(2).double())
+    >>> round(float(seen.values[0]), 3), seen.since_check
+    (3.0, 0)
     """
 
     since_check: int

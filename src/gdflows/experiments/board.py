@@ -24,6 +24,13 @@ class Leaderboard:
     paths : pandas.DataFrame
         A row for each seed, model and step looked at; see :func:`gdflows.leaderboard`. Gradient
         descent itself is model "GD".
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gdflows.experiments.leaderboard import Leaderboard
+    >>> Leaderboard(pd.DataFrame({"seed": [0], "model": ["GD"], "step": [0]})).paths.model.tolist()
+    ['GD']
     """
 
     paths: pd.DataFrame

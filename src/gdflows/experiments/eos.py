@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import parallel
+from gdflows.arguments import number
 from gdflows.curvature import Tracker
 from gdflows.errors import InputError, NonFiniteError
 from gdflows.experiments.registry import study
@@ -147,6 +148,7 @@ def eos(
     """
     if every < 1 or steps < 1 or top < 1:
         raise InputError("steps, every and top must be at least 1.")
+    number(lr, "The learning rate lr", positive=True)
     if optimizer not in OPTIMISERS:
         raise InputError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got {optimizer!r}.")
     if until < 0:

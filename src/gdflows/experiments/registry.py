@@ -63,6 +63,17 @@ def study(
     ------
     InputError
         If two studies share a name, or an argument has no default.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gdflows.experiments import carry_out, registry, study
+    >>> @study("squares", keys=("n",), check=lambda config: {"largest": 1})
+    ... def squares(*, largest: int = 3):
+    ...     return pd.DataFrame({"n": range(largest), "square": [n**2 for n in range(largest)]})
+    >>> carry_out("squares", {"largest": 4}).square.tolist()
+    [0, 1, 4, 9]
+    >>> del registry.STUDIES["squares"], registry.CHECKS["squares"]  # and forgotten again
     """
 
     def register(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
@@ -90,7 +101,14 @@ def options(function: Callable) -> list[inspect.Parameter]:
 
 
 def carry_out(name: str, config: Mapping, log: Log | None = None) -> pd.DataFrame:
-    """A study's table; with a log it can be broken off and continued."""
+    """A study's table; with a log it can be broken off and continued.
+
+    Examples
+    --------
+    >>> from gdflows.experiments import carry_out
+    >>> carry_out("eos", {"steps": 4, "every": 2}).step.tolist()
+    [0, 2, 4]
+    """
     function = find(name)
     if name in RESUMABLE:
         return function(log if log is not None else Log(), **config)
@@ -139,6 +157,13 @@ def repeat(run: Run) -> pd.DataFrame:
         those of the record, where it tells their SHA-256.
     DataError
         If the study's data are not there.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> from gdflows.experiments import repeat
+    >>> list(repeat(gf.runs.load("validity-wine")).columns)[:3]
+    ['foreseen', 'error', 'x']
     """
     config = dict(run.config)
     name = config.pop("study", None)

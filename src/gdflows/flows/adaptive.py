@@ -41,6 +41,14 @@ class Averages(NamedTuple):
         scalar RMSProp ``(1,)``.
     step : int
         Steps that the optimiser has taken.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, theta = gf.problems.quadratic([2.0]), torch.ones(1).double()
+    >>> settled = gf.flows.settled_averages(E, theta, 0.0)
+    >>> settled.second.tolist()  # g², with no noise
+    [4.0]
     """
 
     first: Tensor
@@ -64,6 +72,13 @@ class AdaptiveRule:
         Adam's β₁ and β₂, by default (0.9, 0.999).
     eps : float
         ε.
+
+    Examples
+    --------
+    >>> from gdflows.flows import AdaptiveRule
+    >>> rule = AdaptiveRule("adam", lr=0.001)
+    >>> rule.beta1, rule.beta2, rule.corrected  # torch's
+    (0.9, 0.999, True)
     """
 
     def __init__(
@@ -242,6 +257,14 @@ class StableFlow(OfAverages):
     ----------
     Cohen, Damian, Talwalkar, Kolter and Lee (2025), "Understanding optimization in deep learning
     with central flows", for RMSProp; with momentum it is derived here.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> path = gf.integrate(gf.flows.StableFlow(E, lr=0.001, beta=0.9), start, t=0.1)
+    >>> bool(path.states[-1] < start)
+    True
     """
 
     label = "stable"

@@ -30,6 +30,16 @@ class Flow(ABC):
     lr : float, optional
         The learning rate h of the optimiser that is modelled. Flows that do not depend on it
         (the negative gradient flow) leave it out.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> class Halved(gf.flows.Flow):
+    ...     def vector_field(self, theta):
+    ...         return -0.5 * self.objective.grad(theta)
+    >>> path = gf.integrate(Halved(gf.problems.quadratic([2.0])), torch.ones(1).double(), t=1.0)
+    >>> round(float(path.states[-1]), 4)  # 1/e
+    0.3679
     """
 
     #: Short name, for legends and tables.

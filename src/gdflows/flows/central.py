@@ -34,6 +34,14 @@ class Oscillation(NamedTuple):
         Those eigenvalues, descending, shape ``(k,)``.
     pull : Tensor
         ½ ∇⟨Σ, H⟩, what the oscillation adds to the gradient, shape ``(D,)``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> swing = gf.flows.CentralFlow(E, lr=0.05).covariance(torch.tensor([0.0, 40.0]).double())
+    >>> round(float(swing.values[0]), 3), swing.vectors.shape  # at 2/h one direction swings
+    (40.0, torch.Size([1, 2]))
     """
 
     matrix: Tensor
@@ -83,6 +91,14 @@ class CentralFlow(ByOptimizer, Flow):
     Cohen, Damian, Talwalkar, Kolter and Lee (2025), "Understanding optimization in deep learning
     with central flows", for the flow; the complementarity problem is solved directly, by a
     semismooth Newton method.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> path = gf.integrate(gf.flows.CentralFlow(E, lr=0.05), E.theta0, t=20.0)
+    >>> round(gf.probes.sharpness(E.at(path.states[-1])), 2)  # held at 2/h
+    40.0
     """
 
     label = "central"

@@ -71,6 +71,13 @@ class AdaptiveCentralFlow(OfAverages, CentralFlow, optimizers=OPTIMIZERS):
     derived here: in the space of θ and m the multiplier is −1 at Adam's edge, and the pull acts
     at once, although the optimiser's goes through m. Only where the pull changes much within
     1/(1 − β₁) steps does that matter.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> E = gf.problems.quadratic([1.0, 3.0])
+    >>> type(gf.flows.CentralFlow(E, 0.01, optimizer="adam")).__name__
+    'AdaptiveCentralFlow'
     """
 
     def __init__(

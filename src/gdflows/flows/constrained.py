@@ -36,6 +36,14 @@ class StablePoint:
         The two largest eigenvalues λ, λ₂ of the Hessian.
     on_edge : bool
         Whether the constraint λ ≤ 2/h holds with equality.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> inside = gf.flows.StableSet(E, lr=0.05).project(torch.tensor([0.0, 30.0]).double())
+    >>> inside.on_edge
+    False
     """
 
     point: Point
@@ -93,6 +101,15 @@ class StableSet:
     ----------
     Damian, Nichani and Lee (2023), "Self-stabilization: the implicit bias of gradient descent at
     the edge of stability", section 4 (the set), definition 3 (the constrained trajectory).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> stable = gf.flows.StableSet(E, lr=0.05)
+    >>> point = stable.project(torch.tensor([0.0, 42.0]).double())
+    >>> round(point.sharpness, 3)  # 2/h
+    40.0
     """
 
     def __init__(self, objective: Objective, lr: float, *, tol: float = 1e-6):
@@ -216,6 +233,15 @@ def predicted_swing(path: Sequence[StablePoint], displacement: Tensor, lr: float
     References
     ----------
     Damian, Nichani and Lee (2023), definition 4 ("predicted dynamics").
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> stable = gf.flows.StableSet(E, lr=0.05)
+    >>> path = stable.descend(torch.tensor([0.0, 39.9]).double(), steps=4)
+    >>> gf.flows.predicted_swing(path, torch.tensor([0.1, 0.0]).double(), lr=0.05).shape
+    torch.Size([5, 2])
     """
     lr = check_lr(lr)
     if not path or displacement.shape != path[0].theta.shape:

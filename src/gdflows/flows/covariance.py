@@ -26,6 +26,13 @@ class Covariance(ABC):
     """The covariance Σ(θ) of a gradient's noise.
 
     A subclass gives :attr:`channels`, how many independent noises there are, and :meth:`apply`.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> factor = gf.flows.NoiseFactor(torch.tensor([[1.0], [2.0]]))
+    >>> isinstance(factor, gf.flows.Covariance)
+    True
     """
 
     #: How many independent noises there are.
@@ -142,6 +149,13 @@ class NoiseFactor(Covariance):
     ------
     InputError
         If F is no matrix, or not finite.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> factor = gf.flows.NoiseFactor(torch.tensor([[1.0], [2.0]]))
+    >>> factor.matrix(torch.zeros(2)).tolist()
+    [[1.0, 2.0], [2.0, 4.0]]
     """
 
     def __init__(self, factor: Tensor | Callable[[Tensor], Tensor], channels: int | None = None):
@@ -199,6 +213,16 @@ class PerSampleNoise(Covariance):
     ------
     InputError
         If a batch is larger than the data, or the loss is not a mean over its samples.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> x, theta = torch.tensor([[1.0], [3.0]]).double(), torch.ones(1).double()
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 0 * x))
+    >>> noise = gf.flows.PerSampleNoise(E, batch_size=1)
+    >>> round(noise.matrix(theta).item(), 6)  # of the gradients 1 and 9
+    16.0
     """
 
     def __init__(self, objective: FlatModule, batch_size: int, *, replacement: bool = False):

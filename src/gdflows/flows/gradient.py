@@ -23,6 +23,13 @@ class NGF(Flow):
     References
     ----------
     Rosca et al. (2023), eq. 2.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.NGF(gf.problems.quadratic([1.0, 3.0]))
+    >>> flow.vector_field(torch.ones(2).double()).tolist()
+    [-1.0, -3.0]
     """
 
     label = "NGF"
@@ -50,6 +57,13 @@ class PositiveGradientFlow(Flow):
     References
     ----------
     Rosca et al. (2023), section 5 and figures 11 and 13.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.PositiveGradientFlow(gf.problems.quadratic([1.0, 3.0]))
+    >>> flow.vector_field(torch.ones(2).double()).tolist()
+    [1.0, 3.0]
     """
 
     label = "positive gradient flow"
@@ -77,6 +91,13 @@ class IGR(Flow):
     References
     ----------
     Barrett and Dherin (2021), eq. 4; Rosca et al. (2023), eq. 3.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.IGR(gf.problems.quadratic([1.0, 3.0]), lr=0.1)
+    >>> [round(f, 6) for f in flow.vector_field(torch.ones(2).double()).tolist()]  # −λ − hλ²/2
+    [-1.05, -3.45]
     """
 
     label = "IGR"

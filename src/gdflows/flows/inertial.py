@@ -63,6 +63,16 @@ class InertialFlow(Flow):
     Polyak (1964); Kovachki and Stuart (2021) for fixed β; França, Jordan and Vidal (2021) for
     the splittings. The clock of second order is derived in the chapter *Momentum as an
     integrator*.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> flow = gf.flows.InertialFlow(E, lr=1e-4, beta=0.9)
+    >>> path = gf.integrate(flow, start, t=0.02)
+    >>> ball = gf.descend(E, start, lr=1e-4, steps=200, momentum=0.9)
+    >>> abs(float(path.states[-1] - ball.states[-1])) < 1e-3
+    True
     """
 
     def __init__(
@@ -124,6 +134,14 @@ class VanishingFriction(Flow):
     References
     ----------
     Su, Boyd and Candès (2016), eq. 3.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> path = gf.integrate(gf.flows.VanishingFriction(E, lr=0.01), start, t=3.0)
+    >>> round(float(path.states[-1]), 3)  # 2 J₁(τ)/τ at τ = t/√h = 30
+    -0.008
     """
 
     label = "Nesterov ODE, r/τ"

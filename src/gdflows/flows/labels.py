@@ -42,6 +42,16 @@ class LabelNoise(Covariance):
     References
     ----------
     Blanc, Gupta, Valiant and Valiant (2020); Damian, Ma and Lee (2021).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> x, theta = torch.tensor([[1.0], [3.0]]).double(), torch.ones(1).double()
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 0 * x))
+    >>> noise = gf.flows.LabelNoise(E, variance=0.5)
+    >>> round(noise.matrix(theta).item(), 6)  # 0.5 · (1² + 3²)/2²
+    1.25
     """
 
     def __init__(self, objective: FlatModule, variance: float):

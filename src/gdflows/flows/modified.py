@@ -68,6 +68,13 @@ class HeavyBall(Flow):
     ----------
     Kovachki and Stuart (2021); Ghosh et al. (2023); Cattaneo and Shigida (2025) to
     any order, with bounds.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.HeavyBall(gf.problems.quadratic([1.0]), lr=0.01, beta=0.9, order=0)
+    >>> round(float(flow.vector_field(torch.ones(1).double())), 6)  # −1/(1 − β)
+    -10.0
     """
 
     _equation = staticmethod(heavy_ball)
@@ -119,6 +126,13 @@ class Nesterov(HeavyBall):
     Notes
     -----
     The series is :func:`gdflows.bseries.nesterov` with ``lookahead=True``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.Nesterov(gf.problems.quadratic([1.0]), lr=0.01, beta=0.9, order=0)
+    >>> round(float(flow.vector_field(torch.ones(1).double())), 6)  # −1/(1 − β)
+    -10.0
     """
 
     _equation = staticmethod(partial(nesterov, lookahead=True))
@@ -154,6 +168,14 @@ class EpochFlow(Flow):
     ----------
     Smith, Dherin, Barrett and De (2021), "On the origin of implicit regularization in stochastic
     gradient descent", eq. 1.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> batches = [gf.problems.quadratic([1.0]), gf.problems.quadratic([3.0])]
+    >>> flow = gf.flows.EpochFlow(batches, lr=0.01)
+    >>> round(float(flow.vector_field(torch.ones(1).double())), 6)  # −2 − h(1² + 3²)/4
+    -2.025
     """
 
     label = "epoch"

@@ -58,6 +58,15 @@ class MomentumRodFlow(TwoPoints):
     ----------
     Regis and Chewi (2026), "A rod flow model for Adam at the edge of stability", for the first
     order in the space of positions and velocities; the second order is ours.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> path = gf.integrate(gf.flows.MomentumRodFlow(E, lr=0.01, beta=0.5), start, t=1.0)
+    >>> ball = gf.descend(E, start, lr=0.01, steps=100, momentum=0.5)
+    >>> abs(float(path.states[-1] - ball.states[-1])) < 0.01
+    True
     """
 
     def __init__(

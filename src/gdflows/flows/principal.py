@@ -31,6 +31,12 @@ def log_multiplier(x: np.ndarray) -> np.ndarray:
     -------
     ndarray
         Of x's shape; −∞ where x = 1 (to 1e-12).
+
+    Examples
+    --------
+    >>> from gdflows.flows import log_multiplier
+    >>> log_multiplier([0.5, 1.5]).round(4).tolist()  # past 1 the multiplier is negative
+    [(-0.6931+0j), (-0.6931+3.1416j)]
     """
     x = np.asarray(x)
     if np.isrealobj(x) and (x < 1 - SINGULAR).all():
@@ -68,6 +74,12 @@ def alpha(x, model: str | int = "PF") -> np.ndarray:
     References
     ----------
     Rosca et al. (2023), table 1 and theorem 3.1.
+
+    Examples
+    --------
+    >>> from gdflows.flows import alpha
+    >>> alpha([0.5, 1.5], "IGR").tolist()  # −(1 + x/2)
+    [-1.25, -1.75]
     """
     x = np.asarray(x)
     order = {"NGF": 0, "IGR": 1}.get(model, model)
@@ -123,6 +135,15 @@ class PrincipalFlow(Flow):
     References
     ----------
     Rosca et al. (2023), eqs. 12 and 14.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double()
+    >>> flow = gf.flows.PrincipalFlow(E, lr=0.2)
+    >>> path = gf.integrate(flow, start, times=[0.0, 0.2, 0.4])
+    >>> [round(x, 4) for x in path.states[-1].tolist()]  # (1 − hλ)², as gradient descent
+    [0.64, 0.16]
     """
 
     label = "PF"

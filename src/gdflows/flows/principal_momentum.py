@@ -35,6 +35,13 @@ def multipliers(x, beta: float, *, nesterov: bool = False) -> tuple[np.ndarray, 
     slow, fast : ndarray
         Complex. The slow one is 1 at x = 0 and is continued from there, on the side Im z > 0 where
         both are complex; past that the larger in modulus. It is −1 at the edge.
+
+    Examples
+    --------
+    >>> from gdflows.flows import multipliers
+    >>> slow, fast = multipliers(0.0, beta=0.9)
+    >>> round(float(slow.real), 6), round(float(fast.real), 6)
+    (1.0, 0.9)
     """
     slow_less_one, gap = _slow(x, check_beta(beta), nesterov)
     return 1 + slow_less_one, 1 + slow_less_one - gap
@@ -46,6 +53,12 @@ def swinging(beta: float, *, nesterov: bool = False) -> float:
     :math:`(1 - \sqrt\beta)^2` for heavy ball, :math:`((1 - \beta)/(1 + \beta))^2` for Nesterov's
     method. The series of :func:`gdflows.bseries.heavy_ball` converges along an eigenvector of the
     Hessian as long as hλ, without its sign, is below it.
+
+    Examples
+    --------
+    >>> from gdflows.flows import swinging
+    >>> round(swinging(0.9), 4), round((1 - 0.9**0.5) ** 2, 4)
+    (0.0026, 0.0026)
     """
     beta = check_beta(beta)
     return ((1 - beta) / (1 + beta)) ** 2 if nesterov else (1 - beta**0.5) ** 2
@@ -95,6 +108,16 @@ class MomentumPrincipalFlow(Flow):
     ----------
     Cattaneo and Shigida (2025), who have the principal flow of heavy ball too. The start is
     derived in the chapter *Momentum as an integrator*.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> flow = gf.flows.MomentumPrincipalFlow(E, lr=0.01, beta=0.5)
+    >>> path = gf.integrate(flow, start, t=1.0)
+    >>> ball = gf.descend(E, start, lr=0.01, steps=100, momentum=0.5)
+    >>> abs(float(path.states[-1] - ball.states[-1])) < 1e-6
+    True
     """
 
     def __init__(

@@ -72,6 +72,15 @@ class PrincipalRodFlow(Rod):
     ----------
     Ours. The map is that of Regis and Chewi (2026), the differences those of
     :class:`gdflows.flows.Truncated`.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.9]), torch.ones(1).double()
+    >>> flow = gf.flows.PrincipalRodFlow(E, lr=1.0)
+    >>> path = gf.integrate(flow, start, t=10.0)
+    >>> flow.rods(path).shape == path.states.shape
+    True
     """
 
     label = "principal rod"

@@ -255,6 +255,15 @@ class RodFlow(ByOptimizer, FirstOrder):
     References
     ----------
     Regis and Chewi (2026), "Rod Flow"; here in polar coordinates.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> flow = gf.flows.RodFlow(E, lr=0.05)
+    >>> path = gf.integrate(flow, E.theta0, t=5.0)
+    >>> flow.rods(path).shape == path.states.shape
+    True
     """
 
     label = "rod"
@@ -310,6 +319,15 @@ class EdgeFlow(FirstOrder):
     References
     ----------
     Marion (2026), "Edge Flow".
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> flow = gf.flows.EdgeFlow(E, lr=0.05)
+    >>> path = gf.integrate(flow, E.theta0, t=2.0)
+    >>> sorted(path.companions)
+    ['direction', 'log_length']
     """
 
     label = "edge"

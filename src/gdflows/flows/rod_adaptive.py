@@ -68,6 +68,13 @@ class AdaptiveRodFlow(RodFlow, optimizers=OPTIMIZERS):
     ----------
     Regis and Chewi (2026), "A rod flow model for Adam at the edge of stability", for (θ, m) and a
     smooth ν. The form of the map, the second order and the quiet start are derived here.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> E = gf.problems.quadratic([1.0, 3.0])
+    >>> type(gf.flows.RodFlow(E, 0.01, optimizer="rmsprop")).__name__
+    'AdaptiveRodFlow'
     """
 
     def __init__(

@@ -35,6 +35,13 @@ def rounding(objective: Objective, theta: Tensor, direction: Tensor, lr: float) 
     -------
     float
         In units of θ.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, theta = gf.problems.quadratic([1.0]), torch.ones(1)
+    >>> 0 < gf.flows.rounding(E, theta, torch.ones(1), lr=0.1) < 1e-6  # float32
+    True
     """
     # The spacing of floating-point numbers at |x|: from x to the next one up.
     size = theta.abs()

@@ -50,6 +50,14 @@ class SelfStabilisation(TwoPoints):
     Damian, Nichani and Lee (2023), "Self-stabilization: the implicit bias of gradient descent at
     the edge of stability", section 4. There the motion is told relative to a path constrained to
     the edge; here it is that of the centre itself.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.valley(kappa=0.2, y_star=44.0)
+    >>> path = gf.integrate(gf.flows.SelfStabilisation(E, lr=0.05), E.theta0, t=10.0)
+    >>> path.states.shape[1], sorted(path.companions)
+    (2, ['log_length'])
     """
 
     label = "self-stabilisation"

@@ -34,6 +34,14 @@ class StabilityCoefficients:
         scᵢ = log(1 − hλᵢ)/(hλᵢ) ∇E·uᵢ, complex, shape ``(k,)``.
     cases : list of str
         See :func:`classify`.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, theta = gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double()
+    >>> seen = gf.stability_coefficients(E, theta, lr=0.1, k=2)
+    >>> [round(x, 3) for x in seen.eigenvalues.tolist()]
+    [3.0, 1.0]
     """
 
     eigenvalues: Tensor
@@ -71,6 +79,14 @@ def stability_coefficients(
     References
     ----------
     Rosca et al. (2023), definition 3.4 and section 3.1.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, theta = gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double()
+    >>> seen = gf.stability_coefficients(E, theta, lr=0.5)
+    >>> seen.cases  # hλ = 1.5
+    ['complex stable']
     """
     lr = check_lr(lr)
     top = top_eigenpairs(objective, theta, k, tol=tol)
@@ -108,6 +124,12 @@ def classify(x: float) -> str:
     -----
     Rosca et al. (2023), section 3.1, count x < 0 with the real stable case, by the sign of α
     and not by what happens.
+
+    Examples
+    --------
+    >>> from gdflows.flows import classify
+    >>> [classify(x) for x in (-0.5, 0.5, 1.5, 2.5)]
+    ['real unstable', 'real stable', 'complex stable', 'complex unstable']
     """
     return CASES[int(np.searchsorted([0.0, 1.0, 2.0], x, side="right"))]
 
@@ -135,6 +157,12 @@ def jacobian_eigenvalue(x, lr: float, model: str | int = "PF") -> np.ndarray:
     References
     ----------
     Rosca et al. (2023), eq. 16 and appendix A.4, where IGR's is misprinted with h².
+
+    Examples
+    --------
+    >>> from gdflows.flows import jacobian_eigenvalue
+    >>> float(jacobian_eigenvalue(0.5, lr=0.1, model="NGF"))  # −λ
+    -5.0
     """
     return np.asarray(x) / check_lr(lr) * alpha(x, model)
 
@@ -160,6 +188,13 @@ def jacobian(flow: Flow, theta: Tensor, eps: float = 1e-5) -> Tensor:
     ------
     InputError
         If the flow carries companions.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.NGF(gf.problems.quadratic([1.0, 3.0]))
+    >>> gf.flows.jacobian(flow, torch.ones(2).double()).round(decimals=6).tolist()
+    [[-1.0, 0.0], [0.0, -3.0]]
     """
     if flow.companions(theta):
         raise InputError(f"{flow.label} carries companions; its field is not a function of θ.")

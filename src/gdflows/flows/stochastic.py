@@ -39,6 +39,14 @@ class StochasticFlow(Flow):
     :func:`gdflows.integrate` with ``paths=``. The points are rows ``(P, D)``; if the flow has
     companions beside θ, as an adaptive method's averages are, :meth:`rows` puts them behind θ,
     and D is the length of such a row.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> E = gf.problems.quadratic([1.0])
+    >>> flow = gf.flows.StochasticModifiedEquation(E, 0.1, covariance=1.0)
+    >>> isinstance(flow, gf.flows.StochasticFlow)
+    True
     """
 
     #: How many independent noises drive it: the length of z.

@@ -267,6 +267,13 @@ def settled_averages(objective: Objective, theta: Tensor, covariance) -> Average
     Returns
     -------
     Averages
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, theta = gf.problems.quadratic([2.0]), torch.ones(1).double()
+    >>> gf.flows.settled_averages(E, theta, 0.5).second.tolist()  # g² + Σ
+    [4.5]
     """
     law = as_covariance(covariance, objective.dim)
     law.check(theta)

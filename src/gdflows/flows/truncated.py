@@ -101,6 +101,13 @@ class Truncated(Flow):
     ----------
     Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter IX; Barrett and Dherin
     (2021); Rosca et al. (2023), eqs. 3 and 8.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.Truncated(gf.problems.quadratic([1.0]), lr=0.1, order=2)
+    >>> round(float(flow.vector_field(torch.ones(1).double())), 6)  # −1 − h/2 − h²/3
+    -1.053333
     """
 
     def __init__(
@@ -194,6 +201,14 @@ def third_order_nonprincipal(objective: Objective, theta: Tensor, lr: float) -> 
     References
     ----------
     Rosca et al. (2023), definition 3.2 and eq. 14.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.Objective(lambda v: (v**4).sum() / 4, 1)  # E' = θ³, E''' = 6θ
+    >>> term = gf.flows.third_order_nonprincipal(E, torch.ones(1).double(), lr=0.1)
+    >>> round(float(term), 6)  # −0.1²/12 · 6
+    -0.005
     """
     point = objective.at(theta)
     return -(lr**2) / 12 * point.third(point.grad, point.grad)

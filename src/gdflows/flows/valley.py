@@ -150,6 +150,15 @@ class ShuffledValleyFlow(Flow):
     ----------
     Derived in the chapter "What noise regularises". Beneventano (2023) has that the two kinds of
     drift belong to directions of high and of low curvature; Kühn and Rosenow (2023) the variances.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> def sample(sign):  # ½(1 + y²)x² ± x: the noise is the same all along the valley x = 0
+    ...     return gf.Objective(lambda v: 0.5 * (1 + v[1] ** 2) * v[0] ** 2 + sign * v[0], 2)
+    >>> flow = gf.flows.ShuffledValleyFlow([sample(1), sample(-1)], lr=0.01)
+    >>> bool(flow.vector_field(torch.tensor([0.0, 1.0]).double())[1] < 0)  # to the flatter part
+    True
     """
 
     label = "valley, shuffled"

@@ -25,6 +25,16 @@ class DirectionalNoise:
         Of v·g_B and v·H_B v over batches, shape ``(k,)``.
     covariance : Tensor
         Of v·g_B and v·H_B v, shape ``(k,)``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> x, v = torch.tensor([[1.0], [3.0]]), torch.ones(1)
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 0 * x))
+    >>> seen = gf.noise.directional_noise(E, 0 * v, v)
+    >>> seen.slope_variance.item()  # at 0 every sample is fitted: only the curvature varies
+    0.0
     """
 
     slope: Tensor
@@ -70,6 +80,16 @@ def directional_noise(
     InputError
         If a batch is larger than the data; also as
         :func:`gdflows.noise.per_sample_gradients`.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> x, v = torch.tensor([[1.0], [3.0]]), torch.ones(1)
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 0 * x))
+    >>> seen = gf.noise.directional_noise(E, v, v)  # of batches of one
+    >>> seen.curvature.item(), seen.curvature_variance.item()  # of 1 and 9
+    (5.0, 16.0)
     """
     samples = Samples(objective)
     vectors = objective._vectors(require_real(theta), v, "v")

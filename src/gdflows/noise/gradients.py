@@ -41,6 +41,15 @@ def per_sample_gradients(
     InputError
         If the loss is not the mean of its samples' losses (batch normalisation, ignored labels,
         class weights, a sum), or is not fit for ``torch.func.vmap``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> x, theta = torch.tensor([[1.0], [2.0]]), torch.ones(1)
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, (x, 0 * x))
+    >>> gf.noise.per_sample_gradients(E, theta).tolist()  # x² θ
+    [[1.0], [4.0]]
     """
     samples = Samples(objective)
     require_real(theta)

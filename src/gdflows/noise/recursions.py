@@ -91,6 +91,14 @@ class Quadratic:
     ------
     InputError
         If H is not symmetric or has a negative eigenvalue, or Σ is no covariance.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.noise import Quadratic
+    >>> noisy = Quadratic(torch.tensor([1.0, 3.0]), covariance=0.5)
+    >>> noisy.values.tolist()
+    [1.0, 3.0]
     """
 
     def __init__(self, hessian: Tensor, covariance=0.0):
@@ -152,6 +160,14 @@ class SampledQuadratics(Quadratic):
         If the mean Hessian is not positive semidefinite, a direction without mean curvature has
         some in single samples (nothing is stable there), the gradients do not sum to zero, or a
         batch is larger than the data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.noise import SampledQuadratics
+    >>> problem = SampledQuadratics(torch.tensor([1.0, 3.0]), batch_size=1)
+    >>> problem.values.tolist()  # of the mean
+    [2.0]
     """
 
     def __init__(

@@ -35,6 +35,16 @@ class FlatModule(Objective):
         The parameters, in the order in which θ holds them.
     shapes : list of torch.Size
         Their shapes.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> model, loss_fn = torch.nn.Linear(3, 1), torch.nn.functional.mse_loss
+    >>> x, y = torch.ones(8, 3), torch.zeros(8, 1)
+    >>> E = gf.Objective.from_module(model, loss_fn, (x, y))
+    >>> type(E).__name__, E.dim
+    ('FlatModule', 4)
+    >>> torch.testing.assert_close(E.value(E.theta0), loss_fn(model(x), y).detach())
     """
 
     def __init__(
@@ -58,6 +68,9 @@ class FlatModule(Objective):
                 f"The loss must be a function of the model's output, got {type(loss).__name__}. "
                 "For a model that computes its own: from_module(model, data=batches)."
             )
+        if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+            name = loss.__name__
+            raise InputError(f"The loss is the class {name}; hand over one of its kind: {name}().")
         if data is None:
             raise InputError("from_module needs data: from_module(model, loss, (x, y)).")
         # What torch.compile wraps is the same function, and can be differentiated twice.

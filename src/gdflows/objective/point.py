@@ -32,6 +32,13 @@ class Point:
         E(θ), zero-dimensional.
     grad : Tensor
         ∇E(θ), shape ``(D,)``.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> here = gf.problems.quadratic([1.0, 3.0]).at(torch.ones(2).double())
+    >>> here.value, here.grad.tolist(), here.hvp(here.grad).tolist()
+    (tensor(2., dtype=torch.float64), [1.0, 3.0], [1.0, 9.0])
     """
 
     def __init__(self, objective: Objective, theta: Tensor):

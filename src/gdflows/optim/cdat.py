@@ -52,6 +52,16 @@ class CDAT(CurvatureOptimizer):
     ----------
     Roulet, Agarwala, Grill, Swirszcz, Blondel and Pedregosa (2024), "Stepping on the edge:
     curvature aware learning rate tuners".
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    >>> optimizer = gf.optim.CDAT([w], base="sgd")
+    >>> for _ in range(50):
+    ...     loss = optimizer.step(lambda: (w**2 * torch.tensor([1.0, 10.0])).sum())
+    >>> bool(loss < 1.0)
+    True
     """
 
     def __init__(

@@ -24,6 +24,12 @@ def gradient_descent(*, weight_decay: float = 0.0) -> float:
     ----------
     weight_decay : float
         hw of an L2 term ½w‖θ‖² that is not part of the loss: it shifts all curvatures.
+
+    Examples
+    --------
+    >>> from gdflows.optim import thresholds
+    >>> thresholds.gradient_descent()
+    2.0
     """
     return 2.0 - weight_decay
 
@@ -44,6 +50,12 @@ def heavy_ball(beta: float, *, dampening: float = 0.0, weight_decay: float = 0.0
         d, 0 ≤ d < 1.
     weight_decay : float
         hw of an L2 term.
+
+    Examples
+    --------
+    >>> from gdflows.optim import thresholds
+    >>> round(thresholds.heavy_ball(0.9), 6)  # 2(1 + β)
+    3.8
     """
     _check_beta(beta)
     if not 0 <= dampening < 1:
@@ -63,6 +75,12 @@ def nesterov(beta: float, *, weight_decay: float = 0.0) -> float:
         Momentum β, 0 ≤ β < 1.
     weight_decay : float
         hw of an L2 term.
+
+    Examples
+    --------
+    >>> from gdflows.optim import thresholds
+    >>> round(thresholds.nesterov(0.9), 6)  # 2(1 + β)/(1 + 2β)
+    1.357143
     """
     _check_beta(beta)
     return 2 * (1 + beta) / (1 + 2 * beta) - weight_decay
@@ -92,6 +110,12 @@ def adam(beta1: float, step: int | None = None, *, weight_decay: float = 0.0) ->
     ----------
     Cohen et al. (2022), "Adaptive gradient methods at the edge of stability", who count the
     correction to the preconditioner.
+
+    Examples
+    --------
+    >>> from gdflows.optim import thresholds
+    >>> round(thresholds.adam(0.9), 6)  # 2(1 + β₁)/(1 − β₁)
+    38.0
     """
     _check_beta(beta1, "beta1")
     if step is not None and step < 1:
@@ -122,6 +146,12 @@ def schedule_free(beta: float, share: float = 0.0) -> float:
     ----------
     Defazio et al. (2024), "The road less scheduled"; Song et al. (2025), "Through the river",
     have the limit c = 0.
+
+    Examples
+    --------
+    >>> from gdflows.optim import thresholds
+    >>> round(thresholds.schedule_free(0.9), 6)  # 2/(1 − β)
+    20.0
     """
     _check_beta(beta)
     if not 0 <= share <= 1:
@@ -170,6 +200,15 @@ def sgd_mean_square(hessians: Tensor, batch_size: int, *, replacement: bool = Fa
     ----------
     Ma and Ying (2021), "On linear stability of SGD and input-smoothness of neural networks";
     Mulayoff and Michaeli (2024), "Exact mean square linear stability analysis for SGD".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.optim import thresholds
+    >>> hessians = torch.tensor([[[1.0]], [[3.0]]])
+    >>> edge = thresholds.sgd_mean_square(hessians, batch_size=1, replacement=True)
+    >>> round(edge, 6)  # 2 · 2/(2² + 1)
+    0.8
     """
     h = hessians.reshape(-1, 1, 1) if hessians.ndim == 1 else hessians
     if h.ndim != 3 or h.shape[1] != h.shape[2] or not h.is_floating_point():

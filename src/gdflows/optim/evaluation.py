@@ -85,6 +85,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     transformers: :class:`gdflows.adapters.huggingface.ClosureTrainer` in place of ``Trainer``.
     accelerate: as without it, ``optimizer.step(closure)``, with
     ``gradient_accumulation_steps=1`` and microbatches as a list.
+
+    Examples
+    --------
+    >>> from gdflows import optim
+    >>> kinds = optim.DAL, optim.CDAT, optim.AdaEoS
+    >>> all(issubclass(kind, optim.CurvatureOptimizer) for kind in kinds)
+    True
     """
 
     def __init__(

@@ -121,7 +121,8 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
     Raises
     ------
     InputError
-        For other optimisers, or before an adaptive one's first step.
+        For other optimisers, before an adaptive one's first step, or if the optimiser holds none
+        of the parameters.
 
     Warns
     -----
@@ -133,6 +134,14 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
     Entries whose gradient has been zero so far (:math:`v = 0`) are zero: Adam has not moved them.
     :math:`h/\epsilon`, which is what the formula says of them, is a rate that they would lose at
     their first gradient.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = torch.optim.SGD([w], lr=0.1)
+    >>> gf.optim.preconditioner(optimizer, [w])
+    tensor([0.1000, 0.1000])
     """
     ours = isinstance(optimizer, CurvatureOptimizer)
     family = None if ours else _family(optimizer)
@@ -162,6 +171,12 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
                     unmet.append(_name_of(p, optimizer))
             met = True
         parts.append(entry.detach().reshape(-1))
+    if not met and not unmet:
+        raise InputError(
+            f"{type(optimizer).__name__} holds none of the model's parameters: was it made for "
+            "another model, or for copies? Make it from model.parameters() of the model that "
+            "is trained."
+        )
     if unmet and not met:
         raise InputError(
             "The optimiser has not taken a step yet, so it has no preconditioner. "

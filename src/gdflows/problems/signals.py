@@ -32,6 +32,13 @@ class MeanField:
     chi : numpy.ndarray
         Factors :math:`\chi_1, \dots, \chi_{N-1}` of the squared error signal, shape
         ``(..., N - 1)``.
+
+    Examples
+    --------
+    >>> from gdflows.problems import mean_field
+    >>> field = mean_field("relu", 2**0.5, depth=3)  # He's scale keeps signals and gradients
+    >>> field.r.round(6).tolist(), field.gradients.round(6).tolist()
+    ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
     """
 
     q: np.ndarray

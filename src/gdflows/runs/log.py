@@ -53,6 +53,15 @@ class Log:
         Why the study ended before its time, if it did; a study sets it.
     seconds_between : float
         At least so long between two checkpoints; longer where keeping the state takes long.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> log = gf.runs.Log()
+    >>> for n in log.through(range(3)):
+    ...     log.rows.append({"n": n, "square": n**2})
+    >>> log.table()["square"].tolist()
+    [0, 1, 4]
     """
 
     FILE = STATE
@@ -223,6 +232,15 @@ def unfinished(folder: str | Path) -> dict:
     ------
     InputError
         If there is none, or it is damaged, or of another version.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> try:
+    ...     gf.runs.unfinished("no-such-folder")
+    ... except gf.errors.GdflowsError as error:
+    ...     print(type(error).__name__)
+    InputError
     """
     file = Path(folder) / STATE
     if not file.is_file():

@@ -38,6 +38,11 @@ def used(name: str, sha256: Callable[[], str]) -> None:
     ------
     InputError
         If a run that was broken off is being continued with other data.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> gf.runs.used("my data", lambda: "0" * 64)  # no record is being made: nothing happens
     """
     kept = _DATA.get()
     if kept is None:

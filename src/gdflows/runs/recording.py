@@ -67,6 +67,14 @@ def record(
     StoppedRun
         If it was stopped by Ctrl-C or SIGTERM: at the next checkpoint if it is resumable, else,
         and the second time, at once.
+
+    Examples
+    --------
+    >>> import pandas as pd, gdflows as gf
+    >>> table = pd.DataFrame({"n": [1, 2], "square": [1, 4]})
+    >>> run = gf.runs.record("squares", {}, lambda: table)
+    >>> gf.runs.load("squares").table.square.tolist()
+    [1, 4]
     """
     folder, config = Path(folder), json.loads(json.dumps(dict(config)))
     with _held(folder, config), stopping(at_checkpoint=resumable) as stop:

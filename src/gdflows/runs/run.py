@@ -49,6 +49,13 @@ class Run:
         study broke off; ``begun``, with which versions, if it was continued with others.
     title : str
         What it shows, in a line; may be empty.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> run = gf.runs.load("validity-digits")
+    >>> run.name, "command" in run.environment, len(run.table) > 0
+    ('validity-digits', True, True)
     """
 
     name: str
@@ -103,6 +110,12 @@ def load(name: str | Path) -> Run:
     ------
     InputError
         If there is none, or it is not complete, or its table is not the one that was recorded.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> gf.runs.load("validity-digits").title
+    'What is foreseen of the models of a run, and what happens: digits'
     """
     folder = _folder(name)
     meta, raw = _consistent(folder)
@@ -130,6 +143,12 @@ def describe(name: str | Path) -> dict:
     ------
     InputError
         If there is none, or it is damaged.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> gf.runs.describe("validity-digits")["environment"]["device"]
+    'Intel(R) Xeon(R) Processor'
     """
     return _description(_folder(name) / DESCRIPTION)
 
@@ -139,6 +158,12 @@ def available() -> list[str]:
 
     The book's runs are most of what all would weigh, and a package of their own. In a clone of
     the repository both are at hand.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> "validity-digits" in gf.runs.available()
+    True
     """
     return sorted({f.parent.name for place in _places() for f in place.glob(f"*/{DESCRIPTION}")})
 

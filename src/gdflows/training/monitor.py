@@ -40,6 +40,17 @@ class Sharpness:
         Of the eigenpair, in units of the edge.
     hvps : int
         Hessian-vector products spent.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> model, x = torch.nn.Linear(1, 1, bias=False), torch.ones(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> loss_fn = torch.nn.functional.mse_loss
+    >>> monitor = gf.SharpnessMonitor(model, loss_fn, (x, x), optimizer, every=1)
+    >>> seen = monitor.step()
+    >>> round(seen.ratio, 4)  # of hλ = 0.1 · 2 to the edge, 2
+    0.1
     """
 
     step: int

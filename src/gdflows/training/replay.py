@@ -41,6 +41,13 @@ class Spike:
         g·Δ and ½Δ·HΔ, of the whole displacement Δ: ``rise`` is their sum, and what is beyond the
         second order or in what is no parameter (running statistics). A negative slope and a larger
         bend are a step that is too long.
+
+    Examples
+    --------
+    >>> from gdflows.replay import Spike
+    >>> long = Spike(0.5, 0.3, others=(0.3, 0.25), share=1.0, shorter=-0.1, slope=-0.2, bend=0.6)
+    >>> long.cause  # whichever batch: the step is too long
+    'step'
     """
 
     before: float

@@ -39,6 +39,15 @@ class Suggestion:
         Of the eigenpair, relative to λ.
     hvps : int
         Hessian-vector products spent.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> model, x = torch.nn.Linear(1, 1, bias=False), torch.ones(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> found = gf.suggest_lr(model, torch.nn.functional.mse_loss, (x, x), optimizer)
+    >>> round(found.lr, 4), round(found.eigenvalue, 4)  # 2/λ
+    (1.0, 2.0)
     """
 
     lr: float

@@ -56,6 +56,14 @@ class Validity:
         tr S/‖g‖², the batch size at which that is 1.
     cost : mapping
         Gradients, Hessian-vector products and third derivatives spent.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([1.0, 3.0])
+    >>> seen = gf.validity(E, torch.ones(2).double(), lr=0.5)
+    >>> round(float(seen.sharpness[0]), 3), seen.edge  # hλ
+    (1.5, 2.0)
     """
 
     rows: pd.DataFrame = field(repr=False)

@@ -72,6 +72,15 @@ def accelerate(
     ----------
     Nesterov (1983) in the form of Su, Boyd and Candès (2016); O'Donoghue and Candès (2015) for
     both restarts.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0, 100.0]), torch.ones(2).double()
+    >>> fast = gf.walking.accelerate(E, start, lr=0.01, steps=60)
+    >>> slow = gf.descend(E, start, lr=0.01, steps=60)
+    >>> bool(E.value(fast.states[-1]) < E.value(slow.states[-1]))
+    True
     """
     lr, steps = check_lr(lr), whole(steps, "steps", 0)
     friction = number(friction, "friction", positive=True)

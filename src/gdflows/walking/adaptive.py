@@ -80,6 +80,14 @@ def adaptive_sgd(
     References
     ----------
     Malladi, Lyu, Panigrahi and Arora (2022), section 6, for SVAG.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> seen = gf.walking.adaptive_sgd(E, start, 0.01, 20, covariance=1.0, paths=100)
+    >>> bool(seen.mean[-1] < 1)
+    True
     """
     rule = AdaptiveRule(optimizer, lr, beta=beta, betas=betas, eps=eps)
     steps, svag, parts = whole(steps, "steps"), whole(svag, "svag"), whole(parts, "parts")

@@ -79,6 +79,14 @@ def descend(
     References
     ----------
     Polyak (1964) for heavy ball; the form is that of ``torch.optim.SGD``, with dampening 0.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0, 3.0]), torch.ones(2).double()
+    >>> path = gf.descend(E, start, lr=0.1, steps=2)
+    >>> [round(x, 4) for x in path.states[-1].tolist()]  # (1 − hλ)²
+    [0.81, 0.49]
     """
     lr = check_lr(lr)
     momentum = number(momentum, "momentum")

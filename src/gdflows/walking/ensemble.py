@@ -45,6 +45,14 @@ class Ensemble:
         What was walked.
     cost : mapping
         Work done, of all paths together: ``steps``, and the objective's ``gradients``, ``hvps`` …
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([1.0])
+    >>> seen = gf.walking.sgd(E, torch.ones(1).double(), 0.1, 10, covariance=1.0, paths=1000)
+    >>> seen.paths, abs(float(seen.mean[-1]) - 0.9**10) < 5 * float(seen.mean_error[-1])
+    (1000, True)
     """
 
     times: Tensor

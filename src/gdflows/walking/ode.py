@@ -123,6 +123,14 @@ def integrate(
        integrators", Acta Numerica 19, 2010, section 2.3.
     .. [2] Hochbruck and Ostermann, section 2.5; as predictor and corrector, with steps of any
        length.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> flow = gf.flows.NGF(gf.problems.quadratic([1.0, 3.0]))
+    >>> path = gf.integrate(flow, torch.ones(2).double(), t=1.0)
+    >>> [round(x, 4) for x in path.states[-1].tolist()]  # e^(−λt)
+    [0.3679, 0.0498]
     """
     if isinstance(flow, StochasticFlow):
         errors = {"rtol": rtol, "atol": atol, "max_evaluations": max_evaluations}

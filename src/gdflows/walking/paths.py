@@ -93,6 +93,15 @@ def walk_paths(
         paths that would not fit in memory.
     IntegrationError
         If a path runs away until it is no longer finite.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E, start = gf.problems.quadratic([1.0]), torch.ones(1).double()
+    >>> flow = gf.flows.StochasticModifiedEquation(E, 0.1, covariance=1.0)
+    >>> seen = gf.walking.walk_paths(flow, start, t=1.0, paths=200)
+    >>> abs(float(seen.mean[-1]) - 0.37) < 0.1  # 1/e, but for the noise
+    True
     """
     if not isinstance(flow, StochasticFlow):
         raise InputError(f"walk_paths walks a StochasticFlow, got {type(flow).__name__}.")

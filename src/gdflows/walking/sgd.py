@@ -92,6 +92,14 @@ def sgd(
     References
     ----------
     Li, Malladi and Arora (2021), section 4.2, for SVAG.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> E = gf.problems.quadratic([1.0])
+    >>> seen = gf.walking.sgd(E, torch.zeros(1).double(), 0.1, 100, covariance=1.0, paths=10_000)
+    >>> abs(float(seen.variance[-1]) - 0.1 / 1.9) < 0.005  # h s/(λ(2 − hλ))
+    True
     """
     lr, steps = check_lr(lr), whole(steps, "steps")
     momentum = number(momentum, "momentum")

@@ -194,6 +194,14 @@ def conformal_factor(jacobian: Tensor) -> tuple[float, float]:
     References
     ----------
     McLachlan and Perlmutter (2001); França, Jordan and Vidal (2021).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.walking import conformal_factor
+    >>> turned = torch.tensor([[0.8, 0.6], [-0.6, 0.8]]).double()
+    >>> [round(x, 6) for x in conformal_factor(turned)]  # symplectic
+    [1.0, 0.0]
     """
     if not isinstance(jacobian, Tensor) or not jacobian.is_floating_point():
         kind = getattr(jacobian, "dtype", type(jacobian).__name__)

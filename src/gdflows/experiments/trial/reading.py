@@ -24,6 +24,16 @@ def reached(table: pd.DataFrame) -> pd.DataFrame:
         ``method``, ``lr``, ``seed``; ``step``, ``gradients``, ``hvps``, ``seconds`` to the
         target, infinite if it was never reached; ``final`` (what the target is for, at the end),
         ``accuracy``; ``spent``, seconds of the whole run; ``steps`` of the whole run.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gdflows.experiments.trial import reached
+    >>> run = {"method": "sgd", "lr": 0.1, "seed": 0, "hvps": 0, "accuracy": 0.5}
+    >>> late = [run | {"step": n, "gradients": n, "microseconds": 1000 * n, "judged": 1 / n,
+    ...                "reached": n == 20} for n in (10, 20)]
+    >>> reached(pd.DataFrame(late)).step.tolist()
+    [20.0]
     """
     out = []
     for (method, lr, seed), run in table.groupby(["method", "lr", "seed"], sort=False):
@@ -58,6 +68,16 @@ def standing(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
     pandas.DataFrame
         By ``method``: ``lr``, medians of :func:`reached`'s columns, ``least`` and ``most`` of
         ``by`` over the seeds, and ``failed``, how many seeds missed the target.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gdflows.experiments.trial import standing
+    >>> run = {"method": "sgd", "seed": 0, "hvps": 0, "accuracy": 0.5, "judged": 0.1}
+    >>> ends = [run | {"lr": lr, "step": n, "gradients": n, "microseconds": 1000 * n}
+    ...         | {"reached": True} for lr, n in ((0.1, 20), (0.2, 10))]
+    >>> float(standing(pd.DataFrame(ends)).lr["sgd"])
+    0.2
     """
     runs = reached(table)
     rows = {}
@@ -81,6 +101,16 @@ def sweep_seconds(table: pd.DataFrame, method: str) -> pd.Series:
 
     The rates are run one after another, from the smallest. Each run is stopped when it reaches
     the target, or when it has spent as long as the best so far took, at most the budget.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gdflows.experiments.trial import sweep_seconds
+    >>> run = {"method": "sgd", "seed": 0, "hvps": 0, "accuracy": 0.5, "judged": 0.1}
+    >>> ends = [run | {"lr": lr, "step": n, "gradients": n, "microseconds": 10**6 * n}
+    ...         | {"reached": True} for lr, n in ((0.1, 20), (0.2, 10))]
+    >>> sweep_seconds(pd.DataFrame(ends), "sgd").tolist()  # the second stops at the target
+    [30.0]
     """
     runs = reached(table).query("method == @method")
     if runs.empty:

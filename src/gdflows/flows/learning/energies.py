@@ -32,6 +32,12 @@ class LayeredEnergy(ABC):
     -----
     Activities are one matrix s of shape ``(n, S)``, a row a sample, the layers side by side, the
     output last. Time is in units of the activities' own time constant.
+
+    Examples
+    --------
+    >>> from gdflows.flows.learning import HopfieldEnergy, LayeredEnergy, PredictiveCoding
+    >>> all(issubclass(kind, LayeredEnergy) for kind in (HopfieldEnergy, PredictiveCoding))
+    True
     """
 
     #: Short name, for legends.
@@ -250,6 +256,17 @@ class PredictiveCoding(LayeredEnergy):
     References
     ----------
     Whittington and Bogacz (2017), after Rao and Ballard (1999).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import PredictiveCoding
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0)
+    >>> data = torch.linspace(-1, 1, 18).view(6, 3), torch.ones(6, 2)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> energy = PredictiveCoding(E)
+    >>> energy.value(E.theta0, energy.start(E.theta0)).item()  # without a nudge all is predicted
+    0.0
     """
 
     label = "predictive coding"
@@ -273,6 +290,18 @@ class HopfieldEnergy(LayeredEnergy):
     References
     ----------
     Scellier and Bengio (2017), section 2, in layers.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import HopfieldEnergy
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0, dtype=torch.float64)
+    >>> data = torch.linspace(-1, 1, 18).double().view(6, 3), torch.ones(6, 2).double()
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> energy = HopfieldEnergy(E)
+    >>> rest = energy.rest(E.theta0)
+    >>> bool(energy.force(E.theta0, rest).abs().max() < 1e-6)
+    True
     """
 
     label = "Hopfield"

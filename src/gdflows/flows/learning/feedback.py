@@ -42,6 +42,17 @@ class FeedbackAlignment(Flow):
     References
     ----------
     Lillicrap, Cownden, Tweed and Akerman (2016).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import FeedbackAlignment
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0)
+    >>> data = torch.linspace(-1, 1, 18).view(6, 3), torch.ones(6, 2)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> change, last = FeedbackAlignment(E).vector_field(E.theta0), slice(-10, None)
+    >>> bool(torch.allclose(change[last], -E.grad(E.theta0)[last], atol=1e-6))  # of the last layer
+    True
     """
 
     label = "feedback alignment"
@@ -119,6 +130,17 @@ class WeightMirror(FeedbackAlignment):
     References
     ----------
     Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import WeightMirror
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0)
+    >>> data = torch.linspace(-1, 1, 18).view(6, 3), torch.ones(6, 2)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> mirror = WeightMirror(E, decay=0.1)
+    >>> mirror.companions(E.theta0)["feedback"].shape  # of the layer of 4 × 2 weights
+    torch.Size([8])
     """
 
     label = "weight mirror"
@@ -165,6 +187,17 @@ class KolenPollack(WeightMirror):
     References
     ----------
     Kolen and Pollack (1994); Akrout et al. (2019).
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import KolenPollack
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0)
+    >>> data = torch.linspace(-1, 1, 18).view(6, 3), torch.ones(6, 2)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> flow = KolenPollack(E, decay=0.1)
+    >>> [tuple(B.shape) for B in flow.matrices(flow.companions(E.theta0)["feedback"])]
+    [(4, 2)]
     """
 
     label = "Kolen-Pollack"

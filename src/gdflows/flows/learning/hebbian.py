@@ -30,6 +30,13 @@ class Hebb(Flow):
     ------
     InputError
         If C is no such matrix.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import Hebb
+    >>> Hebb(torch.diag(torch.tensor([1.0, 3.0]))).vector_field(torch.ones(2)).tolist()
+    [1.0, 3.0]
     """
 
     label = "Hebb"
@@ -147,6 +154,14 @@ class BCM(Flow):
     Bienenstock, Cooper and Munro (1982), whose threshold is a power of the mean activity; Intrator
     and Cooper (1992) for the mean of the square and the objective; Udeigwe, Munro and Ermentrout
     (2017) for τ near 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import BCM
+    >>> rule = BCM(torch.eye(2).double())
+    >>> rule.vector_field(torch.tensor([2.0, 0.0]).double()).tolist()  # at rest: one is chosen
+    [0.0, 0.0]
     """
 
     label = "BCM"

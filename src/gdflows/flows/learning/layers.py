@@ -34,6 +34,16 @@ class Layers:
     ------
     InputError
         If the objective is no such network's.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning.layers import Layers
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0)
+    >>> data = torch.linspace(-1, 1, 18).view(6, 3), torch.ones(6, 2)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> len(Layers(E)), [tuple(W.shape) for W, b in Layers(E).split(E.theta0)]
+    (2, [(4, 3), (2, 4)])
     """
 
     def __init__(self, objective: Objective):

@@ -30,6 +30,14 @@ class ModifiedRule(Flow):
     ------
     InputError
         If the flow carries companions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import Hebb, ModifiedRule
+    >>> rule = ModifiedRule(Hebb(torch.ones(1, 1).double()), lr=0.1, order=1)
+    >>> round(float(rule.vector_field(torch.ones(1).double())), 6)  # log(1.1)/0.1, cut off
+    0.95
     """
 
     def __init__(self, rule: Flow, lr: float, *, order: int = 1):
@@ -76,6 +84,13 @@ def rate_matrix(flow: Flow, theta: Tensor, **companions: Tensor) -> Tensor:
     InputError
         If a companion is missing, unknown or of another shape or dtype than the flow's, or the
         field is no differentiable function.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import Hebb, rate_matrix
+    >>> rate_matrix(Hebb(torch.diag(torch.tensor([1.0, 3.0]))), torch.ones(2)).tolist()
+    [[1.0, 0.0], [0.0, 3.0]]
     """
     start = flow.companions(theta)
     given = companions or start
@@ -120,6 +135,13 @@ def asymmetry(jacobian: Tensor) -> float:
     ----------
     jacobian : Tensor
         Shape ``(D, D)``, real.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import asymmetry
+    >>> asymmetry(torch.eye(2)), round(asymmetry(torch.tensor([[0.0, 1.0], [-1.0, 0.0]])), 6)
+    (0.0, 1.0)
     """
     J = _square(jacobian)
     whole = torch.linalg.matrix_norm(J)
@@ -152,6 +174,13 @@ def euler_edge(jacobian: Tensor, *, neutral: float | None = None) -> float:
     ------
     InputError
         If all modes are neutral.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import euler_edge
+    >>> euler_edge(torch.diag(torch.tensor([-1.0, -4.0])))  # 2/4
+    0.5
     """
     J = _square(jacobian)
     neutral = torch.finfo(J.dtype).eps ** 0.5 if neutral is None else number(neutral, "neutral")
@@ -182,6 +211,14 @@ def turning_bias(jacobian: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
     (Tensor, Tensor)
         The penalty on the speed and the part that turns; each ``(D,)``, to be multiplied by h.
         The second is orthogonal to f, and zero for a gradient flow.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gdflows.flows.learning import turning_bias
+    >>> J, f = torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]), torch.tensor([1.0, 0.0])
+    >>> [part.tolist() for part in turning_bias(J, f)]
+    [[0.5, -0.5], [0.0, 1.0]]
     """
     J = _square(jacobian)
     if field.shape != J.shape[:1]:

@@ -46,6 +46,17 @@ class NudgedLearning(Flow):
     References
     ----------
     Scellier and Bengio (2017); Laborieux et al. (2021) for the symmetric form.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import NudgedLearning, PredictiveCoding
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0, dtype=torch.float64)
+    >>> data = torch.linspace(-1, 1, 18).double().view(6, 3), torch.ones(6, 2).double()
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> change = NudgedLearning(PredictiveCoding(E), nudge=1e-4).vector_field(E.theta0)
+    >>> bool((change + E.grad(E.theta0)).norm() < 1e-2 * change.norm())  # the gradient, nearly
+    True
     """
 
     def __init__(
@@ -118,6 +129,17 @@ class TwoTimes(Flow):
     Notes
     -----
     Companion: ``activity``, shape ``(n, S)``; it starts at rest.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> from gdflows.flows.learning import PredictiveCoding, TwoTimes
+    >>> model = gf.problems.mlp([3, 4, 2], "tanh", seed=0)
+    >>> data = torch.linspace(-1, 1, 18).view(6, 3), torch.ones(6, 2)
+    >>> E = gf.Objective.from_module(model, gf.problems.squared_error, data)
+    >>> flow = TwoTimes(PredictiveCoding(E), nudge=0.1, ratio=10.0)
+    >>> flow.companions(E.theta0)["activity"].shape  # of 6 samples, in layers of 4 and 2
+    torch.Size([6, 6])
     """
 
     def __init__(

@@ -35,6 +35,14 @@ class Dataset:
     ------
     InputError
         If the parts do not belong together, a number is not finite, or a class has no name.
+
+    Examples
+    --------
+    >>> import torch, gdflows as gf
+    >>> x, y = torch.eye(10), torch.arange(10) % 2
+    >>> data = gf.problems.Dataset("mine", x[:8], y[:8], x[8:], y[8:], classes=("no", "yes"))
+    >>> len(data.x_train), data.classes
+    (8, ('no', 'yes'))
     """
 
     name: str

@@ -130,6 +130,15 @@ def text(name: str = "tinyshakespeare", *, folder: str | os.PathLike | None = No
     ------
     DataError
         As in :func:`load`.
+
+    Examples
+    --------
+    >>> import gdflows as gf
+    >>> try:
+    ...     gf.problems.text("a poem")
+    ... except gf.errors.DataError as error:
+    ...     print(error)
+    There is no text 'a poem'. There are: tinyshakespeare, numerals.
     """
     if name == "numerals":
         return numerals()
