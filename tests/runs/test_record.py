@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 
 import numpy as np
@@ -21,6 +22,20 @@ def make(folder, lr=0.1, table=TABLE, **more):
     return gf.runs.record(folder, {"study": "test", "lr": lr}, lambda: table, **more)
 
 
+def commands(run):
+    """The words that a shell makes of the command that a run's repr shows."""
+    told = repr(run).split("made by  ")[1].split("\n  on  ")[0]
+    return shlex.split(told.replace("\\\n", " "))
+
+
+@pytest.mark.parametrize("name", gf.runs.available())
+def test_the_command_that_is_shown_can_be_copied(name):
+    run = gf.runs.load(name)
+    assert commands(run) == shlex.split(run.environment["command"])
+    longest = max(len(word) for word in run.environment["command"].split(" "))
+    assert all(len(line) <= 95 or longest > 60 for line in repr(run).split("\n")[1:-2])
+
+
 def listing(folder):
     return sorted(p.name for p in folder.iterdir())
 
@@ -35,7 +50,7 @@ def test_round_trip_is_exact(tmp_path):
     for key in ("command", "device", "threads", "started", "seconds", "python", "packages"):
         assert read.environment[key] is not None
     assert read.environment["packages"]["gdflows"] == gf.__version__
-    assert read.environment["command"] in repr(read)
+    assert commands(read) == shlex.split(read.environment["command"])
     raw = (tmp_path / "one" / "table.csv").read_bytes()
     assert gf.runs.describe(tmp_path / "one")["table"] == {
         "sha256": hashlib.sha256(raw).hexdigest(), "rows": 3, "columns": ["step", "loss"]

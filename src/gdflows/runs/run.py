@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from importlib.util import find_spec
@@ -84,7 +85,7 @@ class Run:
         packages = ", ".join(f"{k} {v}" for k, v in e["packages"].items())
         return (
             f"Run {self.name}: {len(self.table)} rows × {len(self.table.columns)} columns\n"
-            f"  made by  {e['command']}\n"
+            f"  made by  {_folded(e['command'])}\n"
             f"  on       {e['device']}, {e['threads']} threads, {e['started']}, "
             f"{e['seconds']:.0f} s"
             + (f", {e['processes']} processes\n" if "processes" in e else "\n")
@@ -92,6 +93,16 @@ class Run:
             + (f"\n  ended    {e['ended']}" if "ended" in e else "")
             + (f"\n  note     {e['note']}" if "note" in e else "")
         )
+
+
+def _folded(command: str, width: int = 80) -> str:
+    """A long command in lines that a shell takes as one; never broken inside a quoted word."""
+    lines = [""]
+    for word in re.findall(r"(?:'[^']*'|\S)+", command):
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n           ".join(lines)
 
 
 def load(name: str | Path) -> Run:
