@@ -174,7 +174,8 @@ class Figure:
         elif len(found) > 1 and not self.upright(found[-1], top, bottom) and (
                 self.upright(found[-2], top, bottom)):
             far = [b[0] - a[1] for a, b in zip(found[-3:], found[-2:], strict=False)]
-            if len(found) == 2 or far[-1] <= far[0]:
+            names = len(found) > 2 and self.upright(found[-3], top, bottom)  # two, side by side
+            if len(found) == 2 or names or far[-1] <= far[0]:
                 mine = found[-2:]
         room = (([start] + [i[1] for i in found])[len(found) - len(mine)],
                 mine[0][0] if mine else end)
