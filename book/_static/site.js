@@ -25,7 +25,7 @@
 
   // ---- figures: a press shows one as large as it is, to be moved about in
 
-  const enlarge = (image) => {
+  const enlarge = (image, pressed) => {
     const dialog = document.createElement("dialog");
     dialog.className = "enlarged";
     dialog.setAttribute("aria-label", "Figure, enlarged");
@@ -41,25 +41,70 @@
     copy.alt = image.alt;
     box.append(copy);
     dialog.append(close, box);
-    dialog.addEventListener("close", () => { dialog.remove(); image.focus(); });
+    dialog.addEventListener("close", () => { dialog.remove(); pressed.focus(); });
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     document.body.append(dialog);
     dialog.showModal();
+  };
+
+  const press = (element, image) => {
+    element.tabIndex = 0;
+    element.setAttribute("role", "button");
+    element.setAttribute("aria-label", `Enlarge the figure: ${image.alt}`);
+    element.classList.add("can-enlarge");
+    element.addEventListener("click", () => enlarge(image, element));
+    element.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      enlarge(image, element);
+    });
   };
 
   const pressable = () => document.querySelectorAll(".bd-article figure img").forEach((image) => {
     const link = image.closest("a");
     if (link && !link.matches(".image-reference")) return;
     if (link) link.replaceWith(image);  // to the picture's file, where there is no script
-    image.tabIndex = 0;
-    image.setAttribute("role", "button");
-    image.setAttribute("aria-label", `Enlarge the figure: ${image.alt}`);
-    image.classList.add("can-enlarge");
-    image.addEventListener("click", () => enlarge(image));
-    image.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); enlarge(image); }
-    });
+    press(image, image);
+    if (image.dataset.panels) stack(image, JSON.parse(image.dataset.panels));
   });
+
+  // ---- figures on a phone: the panels one below another, as parts of the one picture
+  // (tools/bookkit/panels.py says where they are; custom.css shows the stack or the whole)
+
+  const made = (name, parent) => {
+    const element = document.createElement("span");
+    element.className = name;
+    parent.append(element);
+    return element;
+  };
+
+  const stack = (image, { size: [width, height], pieces }) => {
+    const box = document.createElement("div");
+    box.className = "panels";
+    // pictures are drawn at twice the size that they have on a desktop
+    const scale = (parseFloat(image.style.width) || width / 2) / width;
+    const part = (all, own) => `${100 * own / all}%`;
+    const place = (all, own, start) => all > own ? `${100 * start / (all - own)}%` : "0";
+    for (const { where, size: [w, h], parts } of pieces) {
+      const piece = made("panel", box);
+      piece.setAttribute("aria-hidden", "true");
+      piece.style.width = `${w * scale}px`;
+      if (where) made("panel-where", piece).textContent = where;
+      const frame = made("panel-frame", piece);
+      frame.style.aspectRatio = `${w} / ${h}`;
+      for (const [x, y, left, top, wide, high] of parts) {
+        Object.assign(made("panel-part", frame).style, {
+          left: part(w, x), top: part(h, y), width: part(w, wide), height: part(h, high),
+          backgroundImage: `url("${image.src}")`,
+          backgroundSize: `${100 * width / wide}% ${100 * height / high}%`,
+          backgroundPosition: `${place(width, wide, left)} ${place(height, high, top)}`,
+        });
+      }
+    }
+    press(box, image);
+    image.after(box);
+    image.classList.add("has-panels");
+  };
 
   // ---- terms: what the glossary says, where the pointer or the focus is
 

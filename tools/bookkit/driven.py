@@ -28,6 +28,7 @@ class Driven:
     def __init__(self, ask: int, answers: int):
         self.ask, self.answers = ask, answers
         self.last, self.buffer, self.session = 0, b"", None
+        self.patience = LIMIT
         self.errors: list[str] = []
         self.hosts: list[str] = []
         self.files: list[str] = []  # what the pages fetched of this machine
@@ -39,8 +40,8 @@ class Driven:
 
     def message(self) -> dict:
         while b"\0" not in self.buffer:
-            if not select.select([self.answers], [], [], LIMIT)[0]:
-                raise TimeoutError(f"the browser said nothing for {LIMIT} s")
+            if not select.select([self.answers], [], [], self.patience)[0]:
+                raise TimeoutError(f"the browser said nothing for {self.patience} s")
             piece = os.read(self.answers, 1 << 20)
             if not piece:
                 raise EOFError("the browser has ended")

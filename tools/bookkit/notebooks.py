@@ -14,8 +14,10 @@ from pathlib import Path
 import nbformat
 
 from . import execute
+from .build import HTML
 from .chapters import ROOT, Address, BookError, chapters, load_address, notebook_path, runnable
 from .files import write as write_whole
+from .outputs import offer
 from .plain import NOTEBOOKS
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
@@ -84,6 +86,7 @@ def write() -> None:
         path.unlink()
         print(f"removed {path.relative_to(ROOT)}: it has no chapter")
     picture()
+    offer(ROOT, HTML)  # the pages were built before the notebooks were written
 
 
 def picture(page: str = "book/index", target: Path = ROOT / "book/_static/picture.png") -> None:

@@ -41,15 +41,17 @@ def set_formulas(app, doctree, docname: str) -> None:
             node.children[:] = [nodes.Text(with_formulas(node.astext()))]
 
 
-def offer_notebooks(app, error) -> None:
-    """In place of those that the theme put there."""
-    if error or app.builder.format != "html":
-        return
-    root = Path(app.srcdir)
+def offer(root: Path, html: Path) -> None:
+    """The committed notebooks, for download, in place of those that the theme put there."""
     for page in chapters(root):
-        offered = Path(app.outdir, "_sources", f"{page}.ipynb")
+        offered = html / "_sources" / f"{page}.ipynb"
         if notebook_path(page, root).exists() and offered.exists():
             shutil.copyfile(notebook_path(page, root), offered)
+
+
+def offer_notebooks(app, error) -> None:
+    if not error and app.builder.format == "html":
+        offer(Path(app.srcdir), Path(app.outdir))
 
 
 def setup(app) -> dict:

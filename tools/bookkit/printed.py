@@ -50,7 +50,7 @@ OPEN = """void (async () => {
   await document.fonts.ready;
   window.laidOut = true;
 })()"""
-PATIENCE = 600  # seconds for a page's formulas, on a busy machine
+PATIENCE = 1200  # seconds for a page's formulas, on a busy machine
 #: Sets smaller what is wider than its place, down to half; returns what is wider still.
 FIT = """(() => {
   const article = document.querySelector('article.bd-article'), SMALLEST = 0.5;
@@ -127,6 +127,7 @@ def to_pdf(window: Driven, margin: float = MARGIN) -> bytes:
 
 def print_page(window: Driven, page: str, anchors: list[str], folder: Path = HTML) -> Printed:
     """Lay one page out for paper and print it."""
+    window.patience = PATIENCE  # formulas and printing of the longest pages
     window.open((folder / f"{page}.html").as_uri(), width=WIDTH, wait="true")
     window.until("document.readyState === 'complete'", PATIENCE)
     window.call("Emulation.setEmulatedMedia", media="print", features=[

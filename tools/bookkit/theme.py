@@ -8,12 +8,15 @@ What depends on the window's width is done by `book/_static/site.js`.
 from __future__ import annotations
 
 import re
+from html import unescape as html_entities
 
 from . import icons
 
 TABLE = re.compile(r"<table\b.*?</table>", re.S)
 EMPTY_HEAD = re.compile(r"<th\b([^>]*)>(?:\s|<p>|</p>|&nbsp;|<span[^>]*>|</span>)*</th>")
 SUMMARY = re.compile(r"<summary>(?=\s*<span class=\"toctree-toggle\")")
+PRINTED = re.compile(r'(<div class="output [^>]*><div class="highlight">)<pre>(.*?)</pre>', re.S)
+LINE = 100  # characters that fit the column of a desktop
 REPLACED = [
     (' role="doc-biblioentry"', ""),  # not for a div, says WAI-ARIA
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),  # no list items
@@ -37,6 +40,15 @@ def table(match: re.Match) -> str:
             + "</div>")
 
 
+def sentences(match: re.Match) -> str:
+    """Printed lines that are too long are wrapped, but for those of a table."""
+    text = html_entities(re.sub(r"<[^>]+>", "", match.group(2)))
+    long = [line for line in text.splitlines() if len(line) > LINE]
+    if not long or any(re.search(r"\S {3,}\S", line) for line in long):
+        return match.group(0)
+    return f'{match.group(1)}<pre class="sentences">{match.group(2)}</pre>'
+
+
 def searches(html: str) -> str:
     """Two fields on a page may not have one id and one name."""
     parts = html.split('aria-label="SEARCH"')
@@ -52,7 +64,7 @@ def mended(html: str) -> str:
     for old, new in REPLACED:
         html = html.replace(old, new)
     html = SUMMARY.sub('<summary aria-label="Chapters of this part">', html)
-    return TABLE.sub(table, searches(html))
+    return TABLE.sub(table, PRINTED.sub(sentences, searches(html)))
 
 
 def give(app, pagename, templatename, context, doctree) -> None:
