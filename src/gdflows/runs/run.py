@@ -98,7 +98,7 @@ class Run:
 def _folded(command: str, width: int = 80) -> str:
     """A long command in lines that a shell takes as one; never broken inside a quoted word."""
     lines = [""]
-    for word in re.findall(r"(?:'[^']*'|\S)+", command):
+    for word in re.findall(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""", command):
         if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
             lines.append("")
         lines[-1] += f" {word}" if lines[-1] else word
