@@ -39,6 +39,11 @@ def test_icons_are_read_off_the_style_sheet():
     assert icons.codes(css) == {"house": "f015", "home": "f015", "x": "58"}
 
 
+def test_icons_that_a_sheet_names_by_the_character_are_used(tmp_path):
+    (tmp_path / "a.css").write_text(':root{--bell:"\uf0f3"} .x:before{content:"\\f12a"}')
+    assert icons.used(tmp_path, {}) == (set(), {"f0f3", "f12a"})
+
+
 def test_the_script_that_draws_icons_is_not_loaded():
     head = ('<script src="_static/vendor/fontawesome/6/js/all.min.js?d=1"></script><script '
             'src="a.js"></script><link rel="preload" as="font" type="font/woff2" href="f.woff2"/>')

@@ -18,6 +18,7 @@ VENDOR = "_static/vendor/fontawesome"
 NAME = re.compile(r"\bfa-([a-z0-9-]+)")
 RULE = re.compile(r"([^{}]+)\{(?:content|--fa):\s*\"\\\\?([0-9a-f]+)\"[^{}]*\}")
 CONTENT = re.compile(r"content:\s*[\"']\\(f[0-9a-f]{2,4})[\"']")
+LITERAL = re.compile("[\ue000-\uf8ff]")  # the theme's own sheets name icons by the character
 SCRIPT = re.compile(r"<script[^>]*/fontawesome/[^>]*></script>\s*")
 PRELOAD = re.compile(r"<link[^>]*rel=\"preload\"[^>]*as=\"font\"[^>]*>\s*")
 FAMILIES = {  # file, family, weight, classes
@@ -59,7 +60,8 @@ def used(out: Path, known: dict[str, str]) -> tuple[set[str], set[str]]:
         if path.suffix in (".html", ".js"):
             names |= set(NAME.findall(path.read_text(errors="ignore"))) & set(known)
         elif path.suffix == ".css":
-            places |= set(CONTENT.findall(path.read_text(errors="ignore")))
+            css = path.read_text(errors="ignore")
+            places |= set(CONTENT.findall(css)) | {f"{ord(c):x}" for c in LITERAL.findall(css)}
     return names, places
 
 
