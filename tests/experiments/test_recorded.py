@@ -69,6 +69,11 @@ def compare(run):
             rtol, atol = (5e-2, 1e-9) if column == "to_edge" else (1e-2, 1e-4)
         if run.config["study"] == "loss-rises" and column == "product":
             rtol = run.config["tol"] ** 0.5  # u·∇E: an eigenvector is as exact as the root of that
+        if run.config["study"] == "each-step" and run.config["dtype"] == "float32":
+            # Eigenpairs are asked for to 1e-4 in single precision, and an eigenvector is as exact
+            # as the root of that. Losses are none of its.
+            made = column in ("product", "after", "cubic") or column.startswith("x_")
+            rtol = 1e-2 if made else rtol
         if run.config["study"] == "costs":
             rtol = 0.1  # a search may take a product more on another machine, and a vector with it
         words = f"{run.name}: {column}"
