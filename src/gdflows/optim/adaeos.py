@@ -260,7 +260,10 @@ class AdaEoS(Guarded):
             return seen.value  # nothing to learn from
         if self._spiked(seen):
             self.trips += 1
-            self.eta /= 2
+            self.eta, self._held = (
+                self.eta / 2,
+                1.0,
+            )  # the step's rate, not a rule's above its limit
             self._gap, self._wait, self._climbing = self._half, 0, False
         self._remember(self._above(seen))
         states = [self.state[p] for p in seen.parameters]
@@ -309,6 +312,7 @@ class AdaEoS(Guarded):
 
     def _go_back(self, seen: Evaluation) -> None:
         super()._go_back(seen)
+        self._held = 1.0
         if self._walk:  # the way back is no step
             states = [self.state[p] for p in seen.parameters if "z" in self.state[p]]
             self._walk.rest(states, [state["z"] for state in states])

@@ -27,6 +27,13 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([part.to(tensors[0]) for part in parts]))
 
 
+def lengths(tensors: Sequence[Tensor]) -> list[float]:
+    """Euclidean norm of each."""
+    parts = torch._foreach_norm([t.detach() for t in tensors])
+    parts = [part.full_tensor() if parallel.sharded(part) else part for part in parts]
+    return torch.stack([part.to(parts[0].device, torch.float64) for part in parts]).tolist()
+
+
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """Inner product of all entries together."""
     parts = [(a * b).sum() for a, b in zip(left, right, strict=True)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gdflows.optim.vectors import norm
+from gdflows.optim.vectors import lengths, norm
 
 GAP = 4  # steps of a displacement: a step to and fro at the edge is none
 LEAST = 2  # displacements before anything is said
@@ -38,7 +38,7 @@ class Walk:
 
     def __init__(self, part: float):
         self.part = part
-        self.squares = self.rates = 0.0  # of displacements over rates; of the present one
+        self.rates = 0.0  # summed over the steps of the present displacement
         self.steps = self.displacements = 0
         self.limit = math.inf
 
@@ -48,16 +48,20 @@ class Walk:
             if "walk_start" not in state:
                 state["walk_start"] = point.detach().clone()
                 state["walk_last"] = point.detach().clone()
+                state["walk_squares"] = 0.0  # of displacements over rates
         if self.steps < GAP:
             return self.limit
         if self.rates > 0:
             moved = torch._foreach_sub(where, [state["walk_last"] for state in states])
-            self.squares += (float(norm(moved)) * self.steps / self.rates) ** 2
+            for state, length in zip(states, lengths(moved), strict=True):
+                state["walk_squares"] += (length * self.steps / self.rates) ** 2
             self.displacements += 1
         self.rest(states, where)
-        if self.displacements >= LEAST and self.squares > 0:
+        # Of those that move now: one that is frozen takes its past with it.
+        squares = sum(state["walk_squares"] for state in states)
+        if self.displacements >= LEAST and squares > 0:
             way = torch._foreach_sub(where, [state["walk_start"] for state in states])
-            self.limit = float(norm(way)) / (self.part * math.sqrt(self.squares))
+            self.limit = float(norm(way)) / (self.part * math.sqrt(squares))
         return self.limit
 
     def count(self, rate: float) -> None:
