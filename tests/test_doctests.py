@@ -80,6 +80,10 @@ def public() -> list[tuple[str, object]]:
 def test_every_public_name_has_an_example():
     names = public()
     assert len(names) > 200
-    parser = doctest.DocTestParser()
-    bare = [name for name, what in names if not parser.get_examples(inspect.getdoc(what) or "")]
-    assert bare == []
+    parser, bare = doctest.DocTestParser(), []
+    for name, what in names:
+        found = parser.get_examples(inspect.getdoc(what) or "")
+        if not any(doctest.SKIP not in example.options for example in found):
+            bare.append(name)
+    # It trains with the Trainer of transformers, which writes files: tests/training has it.
+    assert bare == ["gdflows.adapters.huggingface.ClosureTrainer"]

@@ -260,10 +260,8 @@ class AdaEoS(Guarded):
             return seen.value  # nothing to learn from
         if self._spiked(seen):
             self.trips += 1
-            self.eta, self._held = (
-                self.eta / 2,
-                1.0,
-            )  # the step's rate, not a rule's above its limit
+            # Of the rate that steps are taken with, and not of the rule's, if a limit holds it.
+            self.eta, self._held = self.eta / 2, 1.0
             self._gap, self._wait, self._climbing = self._half, 0, False
         self._remember(self._above(seen))
         states = [self.state[p] for p in seen.parameters]
