@@ -115,8 +115,8 @@ def _of(kind: Callable, **fixed) -> Callable:
     """An optimiser that takes parameters and settings."""
 
     def make(network: nn.Module, what: Judged, **settings) -> Scheduled:
-        outer, inner = _split(settings)
-        return _wrapped(what, kind(list(network.parameters()), **(fixed | inner)), **outer)
+        outer, inner = _split(fixed | settings)
+        return _wrapped(what, kind(list(network.parameters()), **inner), **outer)
 
     return make
 
@@ -126,9 +126,9 @@ def _peer(module: str, package: str, name: str, **fixed) -> Callable:
 
     def kind(params, **settings):
         found = need(module, package, extra="trial", what=f"The contestant {name}")
-        return getattr(found, name)(params, **(fixed | settings))
+        return getattr(found, name)(params, **settings)
 
-    return _of(kind)
+    return _of(kind, **fixed)
 
 
 def _schedule_free(network: nn.Module, what: Judged, *, warmup=0.0, beta=0.9, **settings):
@@ -237,6 +237,15 @@ ENTRANTS = {
         (Axis("d_coef", 2.0), *SCHEDULE),
         lambda batches: {"d_coef": 1.0, "warmup": 0, "decay": "cosine", "horizon": 1.0},
     ),
+    # Their averages are part of them: an average over the last steps, some ninth of all.
+    **{
+        name.lower(): _own(
+            _peer("dog", "dog-optimizer", name, ema=1.0),
+            (Axis("lr", 2.0), Axis("reps_rel", 10.0, least=1e-9, most=0.1), WARMUP),
+            lambda batches: {"lr": 1.0, "reps_rel": 1e-6, "warmup": 0},
+        )
+        for name in ("DoG", "LDoG")
+    },
     "cdat": _own(_of(optim.CDAT), (Axis("sigma", 2.0), *SCHEDULE), _from(sigma=1.0)),
     "proposal": _own(_of(Proposed), (ETA, *_PROPOSED), lambda b: {"eta": 0.1, **_AS_WRITTEN}),
     "proposal-sigma": Entrant(

@@ -14,6 +14,7 @@ from gdflows.runs import Run, available, load
 
 CLASSIC = ("sgd", "momentum", "adamw", "adamw-ema", "adamw-finder", "schedule-free", "muon")
 OTHERS = ("prodigy", "cdat")
+DISTANCES = ("dog", "ldog")
 PROPOSED = ("proposal", "proposal-noise", "proposal-sigma")
 ADAEOS = ("adaeos", "adaeos-free", "adaeos-momentum", "adaeos-sgd", "adaeos-frozen")
 EVERY = (*CLASSIC, *OTHERS, *PROPOSED, *ADAEOS)
@@ -28,6 +29,7 @@ GRADIENT = {
     "digits-mse": (1.2, 1.6), "mnist-full": (7.0, 0.9), "digits": (0.9, 3.3),
     "digits-conv": (2.4, 4.5), "gpt": (8.0, 3.7), "mnist": (1.6, 3.9), "vit": (11.2, 9.1),
     "gpt-wider": (26, 3.1), "gpt-million": (92, 2.9), "resnet-million": (109, 8.8),
+    "copy-full": (1.2, 2.6), "conv-full": (7, 2.0), "text-full": (8, 2.0),
     "autoencoder": (2.2, 5.2), "window": (1.9, 5.8), "lstm": (3.3, 4.1), "vgg": (32, 11.3),
 }  # fmt: skip
 LOOKED = RULES.looks + 6  # times in a run, the bisection included
@@ -46,6 +48,7 @@ class Planned(NamedTuple):
     large: bool = False
     edges: int = 2
     suffix: str = ""
+    searched: bool = True  # else what has a setting without a search is judged with it alone
 
     @property
     def minutes(self) -> float:
@@ -58,7 +61,7 @@ class Planned(NamedTuple):
             runs += parts * options["seeds"]
             judged += parts * options["seeds"] * DEAR.get(method, 1.0)
             looked += 5 * parts * self.edges * (found.default is not None)
-        searched = options["tuning"] * sum(bool(ENTRANTS[m].axes) for m in self.methods)
+        searched = float(options["tuning"]) * sum(bool(ENTRANTS[m].axes) for m in self.methods)
         each, look = GRADIENT[self.task]
         gradients = entry.steps * (searched + judged) + LOOKED * look * (searched + runs)
         gradients += looked * EDGE_PRODUCTS * RULES.hvp * (EDGE_BATCHES if entry.batch else 1)
@@ -75,9 +78,9 @@ class Planned(NamedTuple):
         return {
             "task": self.task,
             "methods": ",".join(self.methods),
-            "tuning": RULES.tuning_large if self.large else RULES.tuning,
+            "tuning": self.searched * (RULES.tuning_large if self.large else RULES.tuning),
             "tuning_seeds": 1 if self.large else RULES.tuning_seeds,
-            "seeds": RULES.seeds(SUITE[self.task].kind),
+            "seeds": RULES.seeds(SUITE[self.task].kind) if self.searched else self.edges,
             "looks": RULES.looks,
             "edges": self.edges,
         }
@@ -122,12 +125,47 @@ PLAN = (
     Planned("gpt-million", LARGE[2:], large=True, edges=0, suffix="-2"),
     Planned("resnet-million", LARGE[:2], large=True, edges=0, suffix="-1"),
     Planned("resnet-million", LARGE[2:], large=True, edges=0, suffix="-2"),
+    # Added when the others were on record: the fastest rival where it had been left out,
+    *(
+        Planned(task, ("adamw-ema",), large=True, edges=0, suffix="-ema")
+        for task in ("gpt-wider", "vgg", "gpt-million", "resnet-million")
+    ),
+    # tasks in full batch that are held out,
+    Planned("copy-full", _without((*EVERY, *DISTANCES), *_FEWER), edges=5),
+    Planned("conv-full", _without((*CORE, *DISTANCES), "proposal"), edges=5),
+    Planned("text-full", _without((*CORE, *DISTANCES), "proposal"), edges=5),
+    # and rivals that measure the way they have come.
+    *(
+        Planned(task, DISTANCES, edges=0, suffix="-dog")
+        for task in (
+            "deep-linear",
+            "mlp-regression",
+            "digits-ce",
+            "digits-mse",
+            "mnist-full",
+            "digits",
+            "digits-conv",
+            "mnist",
+            "gpt",
+            "autoencoder",
+            "window",
+            "lstm",
+        )
+    ),
     # What was made of AdaEoS after the others had been recorded; without a look at the true edge.
     *(
         Planned(task, ("adaeos-walk",), edges=0, suffix="-walk")
         for task in ("digits", "digits-conv", "mnist", "autoencoder", "window", "lstm")
     ),
 )
+
+#: The true edge on five seeds, of AdaEoS at its one setting.
+EDGES = tuple(
+    Planned(task, ("adaeos-free" if SUITE[task].batch else "adaeos",), edges=5, suffix="-edges",
+            searched=False)
+    for task in ("deep-linear", "mlp-regression", "digits-ce", "digits-mse", "mnist-full",
+                 "digits", "digits-conv", "mnist", "gpt", "autoencoder", "window", "lstm")
+)  # fmt: skip
 
 
 def plan() -> pd.DataFrame:

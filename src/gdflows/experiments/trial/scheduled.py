@@ -50,6 +50,7 @@ class Scheduled:
     ema : float
         If not 0, the parameters handed over are an exponential average, which forgets by
         min(ema, (1 + k)/(10 + k)) at step k: shorter at the beginning, so that it leaves it soon.
+        At 1 it is the average with polynomial decay (γ = 8) of Shamir and Zhang (2013).
     shadows : sequence of (Tensor, Tensor)
         Parameters, and the matrices of the same memory that stand for them in an optimiser.
     """

@@ -157,6 +157,13 @@ def _few(name: str, n: int) -> Callable[[], Dataset]:
     return lambda: problems.load(name).take(n)
 
 
+def _copied_digits() -> Dataset:
+    """A thousand digits to be put out again."""
+    raw = problems.load("digits").take(1000)
+    x, none = raw.x_train.flatten(1), raw.x_test[:0].flatten(1)
+    return Dataset(raw.name, x, x, none, none, ())
+
+
 def _whole(name: str) -> Callable[[], Dataset]:
     return lambda: problems.load(name)
 
@@ -209,6 +216,17 @@ SUITE = {
     "mnist-full": Entry(
         _MNIST, _moved("mnist-2k", 2000), cross_entropy, 0, 200, 0.00355, "seen", 2000, 0,
         "MLP, ReLU, MNIST"),
+    # Full batch and held out: added when the others were on record.
+    "copy-full": Entry(
+        _mlp(64, 32, 8, 32, 64), _copied_digits, squared_error, 0, 600, 5.53, "held-out", 1000, 0,
+        "autoencoder, tanh, digits"),
+    "conv-full": Entry(
+        lambda seed: problems.conv((8, 16), "gelu", image_size=8, seed=seed),
+        _moved("cifar10-1k", 250, 4), cross_entropy, 0, 300, 0.0919, "held-out", 250, 0,
+        "3x3 convolutions, GELU, CIFAR-10 at 8x8 pixels"),
+    "text-full": Entry(
+        _gpt(0.25, 16, depth=2), _few("shakespeare-16", 64), cross_entropy, 0, 400, 0.144,
+        "held-out", 64, 0, "GPT, 64 pieces of text"),
     "digits": Entry(
         _DIGITS, _whole("digits"), cross_entropy, 64, 400, 0.0854, "development", 1438, 359,
         "MLP, tanh, digits; no more are held out"),
