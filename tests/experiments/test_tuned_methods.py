@@ -140,6 +140,7 @@ def test_looking_changes_no_bit(name):
 def test_every_method_makes_steps():
     pytest.importorskip("schedulefree")
     pytest.importorskip("prodigyopt")
+    pytest.importorskip("dog")
     for name, method in entrants.ENTRANTS.items():
         if name == "soap":
             continue
@@ -154,8 +155,8 @@ def test_every_method_makes_steps():
         with made.handed_over():
             after = what.measure(network)[0]
         assert made.cost["gradients"] >= 40, name
-        # Prodigy begins with a rate of 1e-6; the proposal starts from a rate that it is given.
-        limit = 1.05 if name in ("prodigy",) or name.startswith("proposal") else 0.97
+        # Prodigy and DoG begin with next to nothing; the proposal with a rate that it is given.
+        limit = 1.05 if name in ("prodigy", "dog", "ldog") or name.startswith("proposal") else 0.97
         assert after < limit * before, (name, before, after)
 
 
@@ -173,6 +174,30 @@ def test_soap_comes_from_a_package_that_need_not_be_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", made)
     inner = make(network, what, lr=0.01, warmup=0.1).inner
     assert inner.defaults["weight_decay"] == 0
+
+
+def test_dog_measures_its_way_and_hands_over_its_own_average():
+    dog = pytest.importorskip("dog")
+    what, network, batches = digits()
+    made = entrants.ENTRANTS["dog"].make(network, what, lr=1.0, reps_rel=1e-2)
+    assert isinstance(made.inner, dog.DoG)
+    begin = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+    path, squares, farthest, average = [], 0.0, 1e-2 * (1 + begin.norm()), None
+    for k in range(12):
+        x, y = next(batches)
+        theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+        made.step(lambda x=x, y=y: what.loss(network(x), y))
+        g = torch.cat([p.grad.flatten() for p in network.parameters()])
+        squares += float(g @ g) + (1e-8 if k == 0 else 0)
+        farthest = max(farthest, (theta - begin).norm())
+        after = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+        assert torch.allclose(after, theta - farthest / squares**0.5 * g, atol=1e-6)
+        # (γ + 1)/(γ + t) with γ = 8, from the second point on
+        average = after if average is None else average + 9 / (10 + k) * (after - average)
+        path.append(after)
+    with made.handed_over():
+        over = torch.nn.utils.parameters_to_vector(network.parameters())
+        assert torch.allclose(over, average, atol=1e-6) and not torch.allclose(over, path[-1])
 
 
 # -- Muon ------------------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def test_rounding_up():
 
 
 def test_the_plan():
-    names = [p.name for p in plan.PLAN]
+    names = [p.name for p in (*plan.PLAN, *plan.EDGES)]
     assert len(set(names)) == len(names)
     assert {p.task for p in plan.PLAN} == set(suite.SUITE)
     table = plan.plan()
@@ -297,7 +297,9 @@ def test_the_plan():
     assert all(run.config["task"] in suite.SUITE for run in there.values())
     assert (table.minutes > 0).all() and table.minutes.max() <= 45
     assert table.minutes.sum() <= 5 * 60
-    for p in plan.PLAN:
+    looks = plan.recorded(plan.EDGES)
+    assert {r.config["edges"] for r in looks.values()} <= {5} and not set(looks) & set(there)
+    for p in (*plan.PLAN, *plan.EDGES):
         for name in p.methods:
             entrants.entrant(name)
         options = re.findall(r"--([a-z-]+) ", p.command)

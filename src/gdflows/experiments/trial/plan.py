@@ -183,10 +183,10 @@ def plan() -> pd.DataFrame:
     )  # fmt: skip
 
 
-def recorded() -> dict[str, Run]:
-    """Those of the plan that ship with the package, by name, in the plan's order."""
+def recorded(planned: tuple[Planned, ...] = PLAN) -> dict[str, Run]:
+    """Those of a plan that ship with the package, by name, in the plan's order."""
     there = set(available())
-    return {p.name: load(p.name) for p in PLAN if p.name in there}
+    return {p.name: load(p.name) for p in planned if p.name in there}
 
 
 def joined(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -202,7 +202,7 @@ def joined(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     InputError
         For a name that is not in the plan, or two records of a task that share a method.
     """
-    tasks, out = {p.name: p.task for p in PLAN}, {}
+    tasks, out = {p.name: p.task for p in (*PLAN, *EDGES)}, {}
     for name, table in tables.items():
         if name not in tasks:
             raise InputError(f"There is no record {name!r} in the plan: {', '.join(tasks)}.")
