@@ -296,7 +296,7 @@ def test_the_plan():
     assert len(there) >= 11 and set(there) <= set(names)
     assert all(run.config["task"] in suite.SUITE for run in there.values())
     assert (table.minutes > 0).all() and table.minutes.max() <= 45
-    assert table.minutes.sum() <= 5 * 60
+    assert table.minutes.sum() <= 7 * 60  # what can be made again in an evening
     looks = plan.recorded(plan.EDGES)
     assert {r.config["edges"] for r in looks.values()} <= {5} and not set(looks) & set(there)
     for p in (*plan.PLAN, *plan.EDGES):
