@@ -190,6 +190,24 @@ def test_ratios_and_missed_targets():
         results.costs(rivals(), "hours", BUDGET)
 
 
+def test_seconds_are_compared_within_a_record_alone():
+    """A record of a busy machine has longer seconds, and the same steps."""
+    both = rivals()
+    apart = both.assign(record=np.where(both.method == "adamw", "busy", "quiet"))
+    one = both.assign(record="quiet")
+    for by in results.MEASURES:
+        found = results.summary({"digits": one}, {"digits": BUDGET}, OURS, by)
+        assert RIVAL in found.index and ("best", "tuned") in found.index
+    for by in ("steps", "evaluations"):
+        assert RIVAL in results.summary({"digits": apart}, {"digits": BUDGET}, OURS, by).index
+    known = {"digits": apart, "other": one}
+    budgets = dict.fromkeys(known, BUDGET)
+    assert results.summary(known, budgets, OURS, "steps").tasks[RIVAL] == 2
+    assert results.summary(known, budgets, OURS, "seconds").tasks[RIVAL] == 1
+    with pytest.raises(InputError, match="No task has both"):
+        results.log_ratios({"digits": apart}, {"digits": BUDGET}, OURS, RIVAL, "seconds")
+
+
 def test_a_run_that_ended_early_costs_as_much_as_one_that_missed():
     found = table(sweep(), run("adamw", "tuned", "lr=0.01", 0, None, ends=40))
     for by, cost in (("steps", 800), ("evaluations", 800), ("seconds", 8.0)):

@@ -308,6 +308,7 @@ def test_the_plan():
     parts = {"tuned-gpt-million-1": pd.DataFrame({"method": ["adamw"]}),
              "tuned-gpt-million-2": pd.DataFrame({"method": ["muon"]})}  # fmt: skip
     assert list(plan.joined(parts)["gpt-million"].method) == ["adamw", "muon"]
+    assert list(plan.joined(parts)["gpt-million"].record) == list(parts)
     with pytest.raises(InputError, match="in common"):
         plan.joined({name: parts["tuned-gpt-million-1"] for name in parts})
     with pytest.raises(InputError, match="no record 'other'"):

@@ -192,6 +192,9 @@ def recorded(planned: tuple[Planned, ...] = PLAN) -> dict[str, Run]:
 def joined(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Tables by task: records of one task with other methods belong together.
 
+    A column ``record`` says which each row is of: seconds are compared within a record alone,
+    since two are made on machines of different quiet.
+
     Parameters
     ----------
     tables : dict
@@ -206,7 +209,7 @@ def joined(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     for name, table in tables.items():
         if name not in tasks:
             raise InputError(f"There is no record {name!r} in the plan: {', '.join(tasks)}.")
-        out.setdefault(tasks[name], []).append(table)
+        out.setdefault(tasks[name], []).append(table.assign(record=name))
     for task, parts in out.items():
         shared = [m for part in parts for m in part.method.unique()]
         if len(set(shared)) < len(shared):

@@ -32,16 +32,17 @@ def courses(table: pd.DataFrame) -> pd.DataFrame:
         ``method``, ``part``, ``setting``, ``seed``; ``steps``, ``evaluations`` (gradients, with
         products at the rules' price) and ``seconds`` to the target, infinite if it was missed;
         ``error``, the standard error of the loss there; ``final`` and ``accuracy`` at the end;
-        ``run`` and ``spent_evaluations``, ``spent_seconds`` of the whole run.
+        ``run`` and ``spent_evaluations``, ``spent_seconds`` of the whole run; the ``record``.
     """
     if "part" not in table:
         raise InputError("This is no table of the study tuned-trial: it has no column part.")
+    table = table if "record" in table else table.assign(record="")
     last = _costed(table.drop_duplicates(_RUN, keep="last"))
     hits = table[table.reached.astype(bool)].drop_duplicates(_RUN)
     hits = _costed(hits)[[*_RUN, *MEASURES, "error"]]
     out = last.rename(columns={"judged": "final", "steps": "run"})
     out = out.rename(columns={m: f"spent_{m}" for m in MEASURES[1:]})
-    out = out[[*_RUN, "final", "accuracy", "run", *(f"spent_{m}" for m in MEASURES[1:])]]
+    out = out[[*_RUN, "record", "final", "accuracy", "run", *(f"spent_{m}" for m in MEASURES[1:])]]
     out = out.merge(hits, on=_RUN, how="left")
     out[list(MEASURES)] = out[list(MEASURES)].fillna(math.inf)
     return out
@@ -215,7 +216,8 @@ def costs(table: pd.DataFrame, by: str, budget: int) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``method``, ``part``, ``seed``, ``cost``, ``missed``.
+        ``method``, ``part``, ``seed``, ``cost``, ``missed``; ``beside``, the record that a cost
+        may be compared in: for seconds its own, as long as tables say which that is.
     """
     if by not in MEASURES:
         raise InputError(f"by must be one of {', '.join(MEASURES)}, got {by!r}.")
@@ -224,7 +226,8 @@ def costs(table: pd.DataFrame, by: str, budget: int) -> pd.DataFrame:
     # What a run that ended early would have cost, had it gone on at that price.
     each = 1.0 if by == "steps" else found[f"spent_{by}"] / found.run.clip(lower=1)
     cost = found[by].where(~missed, RULES.missed * budget * each)
-    return found[["method", "part", "seed"]].assign(cost=cost, missed=missed)
+    beside = found.record if by == "seconds" else ""
+    return found[["method", "part", "seed"]].assign(cost=cost, missed=missed, beside=beside)
 
 
 def log_ratios(
@@ -264,13 +267,13 @@ def ratios(
     """As :func:`log_ratios`, of costs by task that are known."""
     out = []
     for task, found in known.items():
+        mine = found[(found.method == ours[0]) & (found.part == ours[1])]
+        theirs = found[(found.part == rival[1]) & found.beside.isin(mine.beside)]
         against = rival[0]
         if against == "best":
-            others = found[(found.part == rival[1]) & ~found.method.map(_of_ours)]
+            others = theirs[~theirs.method.map(_of_ours)]
             against = others.groupby("method").cost.median().idxmin() if len(others) else ""
-        mine, theirs = (
-            found[(found.method == m) & (found.part == p)] for m, p in (ours, (against, rival[1]))
-        )
+        theirs = theirs[theirs.method == against]
         if not (len(mine) and len(theirs)):
             continue
         both = mine.merge(theirs, on="seed", suffixes=("_ours", "_rival"))
@@ -347,18 +350,18 @@ def summary(
     pandas.DataFrame
         By ``rival`` and ``part``: ``ratio``, ``low``, ``high``; ``tasks``; ``missed_ours`` and
         ``missed_rival``, parts of the runs. The rival "best" is each task's best in hindsight.
+        In seconds a rival counts on the tasks where it was recorded beside ours.
     """
     known, rivals, rows = {}, {("best", "tuned")}, {}
     for task, table in tables.items():
         require_settled(table)
         known[task] = found = costs(table, by, budgets[task])
         rivals |= set(zip(found.method, found.part, strict=True)) - {ours}
-    there = [found[["method", "part"]].drop_duplicates() for found in known.values()]
-    together = [set(zip(t.method, t.part, strict=True)) for t in there]
     for rival in sorted(rivals):
-        if not any(ours in t and (rival in t or rival[0] == "best") for t in together):
+        try:
+            found = ratios(known, ours, rival)
+        except InputError:  # nowhere beside each other
             continue
-        found = ratios(known, ours, rival)
         mean, low, high = over_tasks(found)
         rows[rival] = {
             "ratio": mean, "low": low, "high": high, "tasks": found.task.nunique(),
