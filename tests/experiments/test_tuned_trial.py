@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import io
 import math
 import re
 
@@ -19,7 +20,6 @@ from gdflows.problems.data import at_hand
 from gdflows.runs import Log
 
 SMALL = {"task": "digits", "methods": "adamw,adaeos-free", "tuning": 1.0, "seeds": 1, "looks": 8}
-HERE = [name for name in suite.SUITE if name.startswith(("deep", "mlp-r", "digits"))]
 
 
 def course(name="digits-ce", method="adamw", seed=0, stop=60, settings=None, **options):
@@ -222,6 +222,12 @@ def test_a_trial_is_drawn(small):
     tuned.draw(figure, [gf.runs.Run("short", {"study": "tuned-trial"}, small, {})])
     names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert "adamw (tuned)" in names and "adamw (default)" in names
+    figure.savefig(io.BytesIO())
+    figure.clear()
+    none = small.assign(reached=False)  # a trial in which every run missed its target
+    tuned.draw(figure, [gf.runs.Run("short", {"study": "tuned-trial"}, none, {})])
+    figure.savefig(io.BytesIO())
+    assert not any(len(line.get_xdata()) for line in figure.axes[0].lines)
     plt.close(figure)
 
 

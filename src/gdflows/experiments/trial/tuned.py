@@ -29,12 +29,15 @@ def draw(figure, runs: list[Run]) -> None:
     for ax, run in zip(axes, runs, strict=True):
         found = judged(run.table)
         order = found.groupby(["method", "part"]).steps.median().sort_values().index
+        found = found[found.steps < math.inf]
         for i, (method, part) in enumerate(order):
             seeds = found[(found.method == method) & (found.part == part)]
             ax.plot(seeds.steps, [i] * len(seeds), "o", markersize=3,
                     fillstyle="full" if part == TUNED else "none")  # fmt: skip
         ax.set_yticks(range(len(order)), [f"{m} ({p})" for m, p in order], fontsize=7)
-        ax.set(xlabel="steps to the target", xscale="log", title=run.name)
+        ax.set(xlabel="steps to the target (none: missed)", title=run.name)
+        if len(found):
+            ax.set_xscale("log")
 
 
 def shorter(config: Mapping) -> dict:
