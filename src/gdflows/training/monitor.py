@@ -95,7 +95,7 @@ class SharpnessMonitor:
         Relative accuracy of the sharpness.
     **settings
         Of :meth:`gdflows.Objective.from_module`: ``chunk=``, where the data do not fit in memory,
-        ``reduction=``, ``count=``, ``axis=``, ``loss_parameters=``, ``check=``.
+        ``reduction=``, ``count=``, ``axis=``, ``loss_parameters=``, ``seed=``, ``check=``.
 
     Notes
     -----
@@ -107,8 +107,10 @@ class SharpnessMonitor:
     ``benchmarks/bench_monitor.py``); :attr:`overhead` says what it is.
 
     Making it evaluates the loss a few times, so that data which do not fit the model are refused
-    at once. Dropout is drawn from a seed of its own, the same at every measurement; torch's random
-    state is left alone, and so are gradients and the running statistics of batch normalisation.
+    at once. The loss is that of the mode in which the model is when it is measured. In training
+    mode dropout is drawn from a seed of its own, the same at every measurement: a warning says so,
+    unless ``seed=`` says that it is known. torch's random state is left alone, and so are gradients
+    and the running statistics of batch normalisation.
     The first measurement checks torch's second derivatives, as every objective does.
 
     Examples
