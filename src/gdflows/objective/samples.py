@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdflows.errors import InputError
 from gdflows.objective.batched import fit_for_vmap, push
-from gdflows.objective.chunks import refuse_batch_norm, joined
+from gdflows.objective.chunks import joined, refuse_batch_norm
 from gdflows.objective.data import Batch, _map
 from gdflows.objective.module import FlatModule
 
