@@ -152,7 +152,7 @@ class ProcessLostError(GdflowsError, RuntimeError):
 
 
 class EdgeWarning(UserWarning):
-    """Training has crossed its optimiser's stability edge.
+    """Training has crossed its optimiser's stability edge, or is beyond it at the first look.
 
     Examples
     --------

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from gdflows.curvature.tracking import Tracker
-from gdflows.errors import EdgeWarning, InputError
+from gdflows.errors import EdgeWarning, InputError, warn
 from gdflows.objective import Objective
 from gdflows.optim.thresholds import preconditioner, stability_edge
 
@@ -162,7 +162,8 @@ class SharpnessMonitor:
         Warns
         -----
         EdgeWarning
-            When the ratio has crossed 1 from below since the last measurement.
+            When the ratio is above 1 and was not at the last measurement, or there was none: see
+            :meth:`measure`.
         """
         if self._began is None:
             self._began = time.perf_counter()
@@ -170,7 +171,20 @@ class SharpnessMonitor:
         return self.measure() if self._steps % self.every == 0 else None
 
     def measure(self) -> Sharpness:
-        """Measure now, and add it to the history."""
+        """Measure now, and add it to the history.
+
+        Returns
+        -------
+        Sharpness
+
+        Warns
+        -----
+        EdgeWarning
+            When the ratio is above 1 and was at most 1 at the last measurement; or at the first
+            one, which may be far beyond the edge (a rate that is too high from the start) or just
+            there (a training that has been at its edge for long). While it stays above, nothing
+            more is said.
+        """
         start = time.perf_counter()
         if self._tracker.objective.outdated():  # layers were frozen or freed
             self._tracker = self._fresh()
@@ -190,14 +204,8 @@ class SharpnessMonitor:
             residual=float(pair.residuals[0]) / edge,
             hvps=pair.hvps,
         )
-        if seen.ratio > 1 and self._seen and self._seen[-1].ratio <= 1:
-            warnings.warn(
-                f"Step {seen.step}: the sharpness has reached {seen.ratio:.2f} of this "
-                f"optimiser's stability edge (hλ = {h_lambda:.3g}, edge {edge:.3g}). The loss "
-                "may now fall unsteadily; if it rises, lower the learning rate.",
-                EdgeWarning,
-                stacklevel=3,
-            )
+        if seen.ratio > 1 and not (self._seen and self._seen[-1].ratio > 1):
+            self._warn(seen)
         self._seen.append(seen)
         self._busy += time.perf_counter() - start
         return seen
@@ -248,6 +256,24 @@ class SharpnessMonitor:
         self._tracker = self._fresh()
         if state["tracker"] is not None:
             self._tracker.load_state_dict(state["tracker"])
+
+    def _warn(self, seen: Sharpness) -> None:
+        measured = f"(hλ = {seen.h_lambda:.3g}, edge {seen.edge:.3g})"
+        if self._seen:
+            said = (
+                f"Step {seen.step}: the sharpness has reached {seen.ratio:.2f} of this "
+                f"optimiser's stability edge {measured}. The loss may now fall unsteadily; if it "
+                "rises, lower the learning rate."
+            )
+        else:
+            said = (
+                f"Step {seen.step}: at the first look the sharpness is {seen.ratio:.2f} of this "
+                f"optimiser's stability edge {measured}, beyond it already. Either the training "
+                "has come to its edge before, and the ratio stays near 1; or the learning rate is "
+                "too high here: then the loss rises until the sharpness falls, or for ever. Look "
+                "again soon, warm up, or see suggest_lr."
+            )
+        warn(said, EdgeWarning)
 
     def _fresh(self) -> Tracker:
         objective = Objective.from_module(self.model, self._loss, self._data, **self._settings)
