@@ -101,7 +101,7 @@ def beyond(ratio):
 
 def test_says_so_if_the_run_begins_beyond_the_edge():
     *run, monitor = beyond(1.8)
-    with pytest.warns(EdgeWarning, match=r"Step 1: at the first look.*1\.80.*beyond") as caught:
+    with pytest.warns(EdgeWarning, match=r"Step 1: at the first look.*1\.80.*there") as caught:
         seen = monitor.step()
     assert seen.ratio == pytest.approx(1.8, rel=0.05)
     assert caught[0].filename == __file__, "it is not said of the loop's own line"

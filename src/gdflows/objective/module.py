@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import parallel
-from gdflows.errors import InputError
+from gdflows.errors import InputError, NonFiniteError
 from gdflows.objective import chunks
 from gdflows.objective.base import Objective
 from gdflows.objective.data import Batch, read
@@ -19,6 +19,7 @@ from gdflows.objective.parameters import (
     check_batch,
     padding,
     refuse_aliases,
+    refuse_overlaps,
     trainable,
 )
 from gdflows.objective.placing import Holder, ModuleTerm, slots
@@ -111,6 +112,7 @@ class FlatModule(Objective):
         self._setup([ModuleTerm(self, batches[0], 1.0)], theta0.numel(), theta0, **settings)
         self._whole = batches
         check_masks(self._own)
+        refuse_overlaps(self._own)
         refuse_aliases(self._holder, self._own)
         self._fixed = padding(self._holder, self._slots, self._own)
         self._look(theta0)
@@ -186,6 +188,18 @@ class FlatModule(Objective):
         finally:
             self._draw.kinds = tuple(dict.fromkeys((*self._draw.kinds, *kinds)))
             self._memory.places = [*(self._memory.places or []), *(places or [])]
+
+    def _finite(self, value: Tensor, what: str, theta: Tensor) -> Tensor:
+        try:
+            return super()._finite(value, what, theta)
+        except NonFiniteError as error:
+            given = [t for b in self._whole for t in b.tensors() if t.is_floating_point()]
+            if all(bool(torch.isfinite(t).all()) for t in given):
+                raise
+            raise NonFiniteError(
+                f"The {what} is not finite, and the data hold numbers that are not: look for nan "
+                "and inf in them, and take these samples out."
+            ) from error
 
     def _known(self, leaf: Tensor) -> bool:
         return any(leaf is t for batch in self._whole for t in batch.tensors())

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import torch
 
+from gdflows.arguments import whole
 from gdflows.curvature.tracking import Tracker
 from gdflows.errors import EdgeWarning, InputError, warn
 from gdflows.objective import Objective
@@ -141,8 +142,7 @@ class SharpnessMonitor:
         tol: float = 0.05,
         **settings,
     ):
-        if every < 1:
-            raise InputError(f"every must be at least 1, got {every}.")
+        every = whole(every, "every")
         # What cannot be measured is refused now, not after N steps.
         stability_edge(optimizer)
         self.model, self.optimizer, self.every, self.tol = model, optimizer, every, tol
@@ -268,10 +268,10 @@ class SharpnessMonitor:
         else:
             said = (
                 f"Step {seen.step}: at the first look the sharpness is {seen.ratio:.2f} of this "
-                f"optimiser's stability edge {measured}, beyond it already. Either the training "
-                "has come to its edge before, and the ratio stays near 1; or the learning rate is "
-                "too high here: then the loss rises until the sharpness falls, or for ever. Look "
-                "again soon, warm up, or see suggest_lr."
+                f"optimiser's stability edge {measured}: there, or beyond, already. Either the "
+                "training has come to its edge before, and the ratio stays near 1; or the learning "
+                "rate is too high here: then the loss rises until the sharpness falls, or for "
+                "ever. Look again soon, warm up, or see suggest_lr."
             )
         warn(said, EdgeWarning)
 
