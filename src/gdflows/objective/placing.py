@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from gdflows.errors import GdflowsError, InputError
-from gdflows.objective.data import FORMS, Batch, call, own_loss, takes_target
+from gdflows.objective.calls import call, own_loss, takes_target
+from gdflows.objective.data import FORMS, Batch
 from gdflows.objective.shapes import judged
 from gdflows.objective.terms import CHANGED, Term
 

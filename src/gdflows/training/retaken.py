@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gdflows.errors import InputError
 from gdflows.objective import Objective
-from gdflows.objective.data import Batch, call, own_loss, read, takes_target
+from gdflows.objective.calls import call, own_loss, takes_target
+from gdflows.objective.data import Batch, read
 from gdflows.objective.shapes import judged
 from gdflows.optim.evaluation import CurvatureOptimizer
 
