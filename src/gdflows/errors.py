@@ -1,5 +1,9 @@
 """The errors that gdflows raises. Each message names the culprit and the remedy."""
 
+import sys
+import warnings
+from pathlib import Path
+
 
 class GdflowsError(Exception):
     """Anything gdflows raises on purpose.
@@ -148,7 +152,7 @@ class ProcessLostError(GdflowsError, RuntimeError):
 
 
 class EdgeWarning(UserWarning):
-    """Training has crossed its optimiser's stability edge.
+    """Training has crossed its optimiser's stability edge, or is beyond it at the first look.
 
     Examples
     --------
@@ -177,3 +181,12 @@ class StoppedRun(KeyboardInterrupt):
     def __init__(self, message, signal):
         super().__init__(message)
         self.signal = signal
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, as from the first line on the way up that is neither gdflows' nor torch's."""
+    own = tuple(str(Path(p).parent) for p in (__file__, sys.modules["torch"].__file__))
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -107,14 +107,14 @@ def test_batches_may_be_coupled_within():
 
 def test_dropout_in_chunks_is_one_function():
     model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 3)).to(f64)
-    E = gf.Objective.from_module(model, F.cross_entropy, (X, Y), chunk=6)
+    E = gf.Objective.from_module(model, F.cross_entropy, (X, Y), chunk=6, seed=0)
     theta = E.theta0
     v, eps = torch.ones_like(theta), 1e-5
     difference = (E.grad(theta + eps * v) - E.grad(theta - eps * v)) / (2 * eps)
     torch.testing.assert_close(E.hvp(theta, v), difference, rtol=1e-6, atol=1e-8)
     # each chunk draws its own masks
     one = gf.Objective.from_module(
-        model, F.cross_entropy, (X[:12] * 0 + X[:1], Y[:12] * 0), chunk=6
+        model, F.cross_entropy, (X[:12] * 0 + X[:1], Y[:12] * 0), chunk=6, seed=0
     )
     first, second = (one._run(i, one.theta0, lambda e: e().detach(), False) for i in (0, 1))
     assert first != second

@@ -62,8 +62,9 @@ def test_training_is_not_disturbed():
             nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 10)
         ).double()
         data, optimizer = digits(), torch.optim.Adam(net.parameters(), lr=1e-2)
-        loss = nn.CrossEntropyLoss()
-        monitor = gf.SharpnessMonitor(net, loss, data, optimizer, every=3) if watched else None
+        loss, monitor = nn.CrossEntropyLoss(), None
+        if watched:
+            monitor = gf.SharpnessMonitor(net, loss, data, optimizer, every=3, seed=0)
         train(net, loss, data, optimizer, 10, monitor)
         return net.state_dict()
 
@@ -87,6 +88,41 @@ def test_warns_at_the_crossing_only():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monitor.measure()
+
+
+def beyond(ratio):
+    """A network, and a monitor that has not looked yet, at a multiple of its edge."""
+    net = gf.problems.mlp([64, 16, 10], "tanh", seed=0, dtype=f64)
+    data, loss = digits(), gf.problems.squared_error
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    optimizer.param_groups[0]["lr"] = ratio * gf.suggest_lr(net, loss, data, optimizer).lr
+    return net, loss, data, optimizer, gf.SharpnessMonitor(net, loss, data, optimizer, every=1)
+
+
+def test_says_so_if_the_run_begins_beyond_the_edge():
+    *run, monitor = beyond(1.8)
+    with pytest.warns(EdgeWarning, match=r"Step 1: at the first look.*1\.80.*there") as caught:
+        seen = monitor.step()
+    assert seen.ratio == pytest.approx(1.8, rel=0.05)
+    assert caught[0].filename == __file__, "it is not said of the loop's own line"
+    resumed = gf.SharpnessMonitor(*run, every=1)
+    resumed.load_state_dict(monitor.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.step()  # it has been said
+        resumed.step()
+    run[3].param_groups[0]["lr"] /= 2
+    assert monitor.step().ratio < 1
+    run[3].param_groups[0]["lr"] *= 2
+    with pytest.warns(EdgeWarning, match="Step 4: the sharpness has reached"):
+        monitor.step()
+
+
+def test_says_nothing_if_it_begins_below():
+    *_, monitor = beyond(0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0.8 < monitor.step().ratio < 1
 
 
 def test_resumes_where_it_was():

@@ -41,9 +41,10 @@ class Objective(Evaluation):
         A natural starting point, shape ``(D,)``; kept as ``theta0``.
     constant : bool
         The loss may be constant. Without it a loss that has no graph is refused: it was detached.
-    seed : int
+    seed : int, optional
         Of the random numbers that the loss draws (dropout): the same ones at every evaluation, so
-        that E is a function. Nobody else's random state is touched.
+        that E is a function; 0 by default. Nobody else's random state is touched. With a seed one
+        draw is meant; without, a loss that draws gives a warning.
     check : bool
         Check the loss and torch's derivatives of it once, see Notes. False for who knows.
 
@@ -51,6 +52,12 @@ class Objective(Evaluation):
     ------
     InputError
         If the loss is no function of θ, or torch's derivatives of it are wrong.
+
+    Warns
+    -----
+    UserWarning
+        At the first evaluation, if the loss draws random numbers and no seed was given: what is
+        seen is then one draw's loss, not the mean over draws, nor that of ``model.eval()``.
 
     Notes
     -----
@@ -87,7 +94,7 @@ class Objective(Evaluation):
         *,
         theta0: Tensor | None = None,
         constant: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         check: bool = True,
     ):
         if isinstance(function, torch.nn.Module):
@@ -121,7 +128,7 @@ class Objective(Evaluation):
         loss_parameters: bool = False,
         shard: bool = False,
         constant: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         check: bool = True,
     ) -> FlatModule:
         """The loss of a torch module on a fixed data set, as a function of all its parameters.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gdflows.errors import InputError, NonFiniteError
+from gdflows.errors import InputError, NonFiniteError, warn
 from gdflows.lengths import length as _norm
 from gdflows.objective.graph import fused_weight_norm, kinked, leaves, own_functions
 
@@ -83,6 +83,14 @@ def function(E: Objective, theta: Tensor) -> None:
     E._recomputes = first.requires_grad and _recomputes(E, x)
     E._value_needs_graph = _needs_graph(E, x.detach(), first)
     E._kinked, E._plain = kinked(first), fused_weight_norm(first)
+    culprits = [] if E._draw.meant else E._random(x.detach())
+    if culprits:
+        warn(
+            f"The loss draws random numbers ({', '.join(culprits)}), and here the same ones at "
+            "each evaluation: what is seen is one draw's loss and curvature, which is neither the "
+            "mean over the draws nor the loss in evaluation mode. Call model.eval() for that, or "
+            "say seed=0 if one draw is meant."
+        )
     return None
 
 

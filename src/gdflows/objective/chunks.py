@@ -81,7 +81,7 @@ def plan(
         return parts, [1.0]
     cut = len(parts) > len(own) or (shard and not several)
     if cut:
-        _refuse_batch_norm(E)
+        refuse_batch_norm(E)
     countings = _countings(E, batches, count)
     declared = reduction or getattr(E.loss, "reduction", None)
     joins = [declared] if declared in REDUCTIONS else list(REDUCTIONS)
@@ -199,7 +199,7 @@ def _batch_norms(E) -> list[str]:
     ]
 
 
-def _refuse_batch_norm(E) -> None:
+def refuse_batch_norm(E) -> None:
     found = _batch_norms(E)
     if found:
         raise InputError(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from gdflows.errors import InputError
+from gdflows.errors import InputError, warn
 
 FORMS = (
     "(x, y), ((a, b), y), (x, None), one tensor, a dict, a DataLoader, or a list of such batches"
@@ -141,17 +140,45 @@ def read(data, *, own_loss: bool, axis: int | tuple[int, int]) -> tuple[list[Bat
         raise InputError(f"data must be {FORMS}; got {type(data).__name__}.")
     if data and isinstance(data, Sequence) and isinstance(data[0], (int, float)):
         raise InputError("data is a list of numbers: make it a tensor, torch.tensor(data).")
-    batches = []
+    _look_at_sampling(data)
+    batches, versions = [], []
     for i, item in enumerate(data):
         if not _is_batch(item):
             raise InputError(
                 f"Batch {i} of the data is a {type(item).__name__}; a batch must be a pair "
                 "(x, y), a dict or a tensor."
             )
+        item = item if isinstance(data, Sequence) else _copied(item)
         batches.append(_batch(item, own_loss, axes))
+        versions.append(_versions(batches[-1]))
     if not batches:
         raise InputError("The data set is empty.")
+    for i, (batch, before) in enumerate(zip(batches, versions, strict=True)):
+        if _versions(batch) != before:
+            raise InputError(
+                f"Batch {i} of the data was changed while the next ones were read: the "
+                f"{type(data).__name__} fills the same tensors anew. Let it give clones."
+            )
     return batches, True
+
+
+def _look_at_sampling(data) -> None:
+    """Warn of a loader that does not give every sample once."""
+    sampler, size = getattr(data, "sampler", None), getattr(data, "batch_size", None)
+    if not isinstance(data, DataLoader) or not size or not isinstance(sampler, Sized):
+        return
+    if getattr(sampler, "replacement", False):
+        warn(
+            f"The DataLoader's {type(sampler).__name__} draws with replacement: some samples are "
+            "in the loss more than once and others not at all. Give a loader without it, if the "
+            "loss of the data set is meant."
+        )
+    if data.drop_last and len(sampler) % size:
+        warn(
+            f"The DataLoader leaves {len(sampler) % size} of {len(sampler)} samples out "
+            "(drop_last=True): they are not in the loss. Give a loader with drop_last=False, if "
+            "the loss of the data set is meant."
+        )
 
 
 def _is_batch(data) -> bool:
@@ -224,6 +251,19 @@ def _size(batch: Batch) -> int:
     return sizes[0] if sizes else 1
 
 
+def _copied(x):
+    """numpy's arrays copied, which a loader may fill anew; of tensors it is seen."""
+    if isinstance(x, np.ndarray):
+        return x.copy()
+    if isinstance(x, Mapping):
+        return {k: _copied(v) for k, v in x.items()}
+    return type(x)(_copied(v) for v in x) if type(x) in (tuple, list) else x
+
+
+def _versions(batch: Batch) -> list[int]:
+    return [-1 if t.is_inference() else t._version for t in batch.tensors()]
+
+
 def _tensors(x):
     """numpy's arrays as tensors; lists of numbers refused."""
     if isinstance(x, np.ndarray):
@@ -265,54 +305,3 @@ def _zip(a, b, axis: int):
     if isinstance(a, tuple):
         return tuple(_zip(v, w, axis) for v, w in zip(a, b, strict=True))
     return a
-
-
-# -- calling model and loss ----------------------------------------------------------------------
-
-
-def call(model: Callable, batch: Batch):
-    """``model(*args, **kwargs)``; a dict of one input goes to a model that names it otherwise."""
-    if len(batch.kwargs) == 1 and not batch.args and not _takes(model, next(iter(batch.kwargs))):
-        return model(next(iter(batch.kwargs.values())))
-    return model(*batch.args, **batch.kwargs)
-
-
-def _takes(model, name: str) -> bool:
-    try:
-        parameters = inspect.signature(getattr(model, "forward", model)).parameters
-    except (TypeError, ValueError):
-        return True
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def takes_target(loss: Callable) -> bool:
-    """Whether a loss has to be called with a target even where there is none."""
-    try:
-        signature = inspect.signature(getattr(loss, "forward", loss))
-        signature.bind(None)
-    except TypeError:
-        return True
-    except ValueError:
-        return False
-    return False
-
-
-def own_loss(out):
-    """The loss in what a model returned that computes its own."""
-    if isinstance(out, Tensor) and out.numel() == 1:
-        return out
-    if isinstance(out, Mapping) and isinstance(out.get("loss"), Tensor):
-        return out["loss"]
-    if isinstance(getattr(out, "loss", None), Tensor):
-        return out.loss
-    if (
-        isinstance(out, (tuple, list))
-        and out
-        and isinstance(out[0], Tensor)
-        and out[0].numel() == 1
-    ):
-        return out[0]
-    raise InputError(
-        f"No loss was given, and the model returned a {type(out).__name__} without a scalar .loss: "
-        "pass a loss function, or labels among the data."
-    )

@@ -31,7 +31,7 @@ class Evaluation:
         theta0: Tensor | None,
         *,
         constant: bool,
-        seed: int,
+        seed: int | None,
         check: bool,
     ) -> None:
         #: The loss as a list of callables whose sum it is: one, or one a chunk of the data.
@@ -121,6 +121,11 @@ class Evaluation:
     def _known(self, leaf: Tensor) -> bool:
         """Whether a tensor behind the loss may be one that requires gradients: of the data."""
         return False
+
+    def _random(self, theta: Tensor) -> list[str]:
+        """What draws random numbers, as the first evaluation has seen; empty if nothing does."""
+        names = {"torch": "torch's", "cuda": "the GPU's", "numpy": "numpy's", "python": "Python's"}
+        return [f"from {names[kind]} global state" for kind in self._draw.used]
 
     def _take_in(self, leaves: Sequence[Tensor]) -> bool:
         """Make tensors that are parts of θ, but were reached past it, parts of it."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gdflows import parallel
-from gdflows.errors import InputError
+from gdflows.errors import InputError, NonFiniteError
 from gdflows.objective import chunks
 from gdflows.objective.base import Objective
 from gdflows.objective.data import Batch, read
@@ -19,10 +19,11 @@ from gdflows.objective.parameters import (
     check_batch,
     padding,
     refuse_aliases,
+    refuse_overlaps,
     trainable,
 )
 from gdflows.objective.placing import Holder, ModuleTerm, slots
-from gdflows.objective.randomness import Draw
+from gdflows.objective.randomness import GENERATORS, KINDS, Draw, drawing
 from gdflows.objective.state import Memory
 
 
@@ -60,7 +61,7 @@ class FlatModule(Objective):
         loss_parameters=False,
         shard=False,
         constant=False,
-        seed=0,
+        seed=None,
         check=True,
     ):
         if loss is not None and not callable(loss):
@@ -100,6 +101,7 @@ class FlatModule(Objective):
         self._memory = Memory([*self._holder.modules(), loss, getattr(loss, "__self__", None)])
         if not check:
             self._memory.places = []
+        self._checked, self._cut, self._modes = check, False, set()
 
         with Draw(seed).fixed():  # a DataLoader that shuffles draws from torch's own state
             batches, several = read(data, own_loss=loss is None, axis=axis)
@@ -110,6 +112,7 @@ class FlatModule(Objective):
         self._setup([ModuleTerm(self, batches[0], 1.0)], theta0.numel(), theta0, **settings)
         self._whole = batches
         check_masks(self._own)
+        refuse_overlaps(self._own)
         refuse_aliases(self._holder, self._own)
         self._fixed = padding(self._holder, self._slots, self._own)
         self._look(theta0)
@@ -119,6 +122,7 @@ class FlatModule(Objective):
         )  # fmt: skip
         self.terms = [ModuleTerm(self, *pair) for pair in zip(parts, weights, strict=True)]
         self.shared = shard and parallel.size() > 1
+        self._cut = len(self.terms) > len(batches) or (self.shared and not several)
 
     def batch(self, size: int, generator: torch.Generator) -> FlatModule:
         """The loss of the same module on some of its samples, drawn without replacement.
@@ -137,7 +141,7 @@ class FlatModule(Objective):
         other = copy.copy(self)
         other._whole = [whole.rows(drawn)]
         other.terms = [ModuleTerm(other, other._whole[0], 1.0)]
-        other.shared = False
+        other.shared = other._cut = False
         other._count = self._count.copy()
         other.reset_cost()
         return other
@@ -164,12 +168,51 @@ class FlatModule(Objective):
             )
 
     def _look(self, theta: Tensor) -> None:
+        modes = tuple(m.training for m in self._holder.modules())
+        if self._checked and modes not in self._modes:  # made in evaluation mode, then trained
+            self._look_anew()
+        self._modes.add(modes)
         super()._look(theta)
         if self._memory.places is None:
             self._memory.places = []
 
+    def _look_anew(self) -> None:
+        """Layers behave otherwise in another mode: what has been seen of them is not all."""
+        if self._cut:
+            chunks.refuse_batch_norm(self)
+        kinds, places = self._draw.kinds, self._memory.places
+        self._draw.kinds, self._memory.places = KINDS, None
+        self._due.add("function")
+        try:
+            super()._look(self.theta0)
+        finally:
+            self._draw.kinds = tuple(dict.fromkeys((*self._draw.kinds, *kinds)))
+            self._memory.places = [*(self._memory.places or []), *(places or [])]
+
+    def _finite(self, value: Tensor, what: str, theta: Tensor) -> Tensor:
+        try:
+            return super()._finite(value, what, theta)
+        except NonFiniteError as error:
+            given = [t for b in self._whole for t in b.tensors() if t.is_floating_point()]
+            if all(bool(torch.isfinite(t).all()) for t in given):
+                raise
+            raise NonFiniteError(
+                f"The {what} is not finite, and the data hold numbers that are not: look for nan "
+                "and inf in them, and take these samples out."
+            ) from error
+
     def _known(self, leaf: Tensor) -> bool:
         return any(leaf is t for batch in self._whole for t in batch.tensors())
+
+    def _random(self, theta: Tensor) -> list[str]:
+        used = super()._random(theta)
+        names = {id(m): f"{type(m).__name__} {n}".strip() for n, m in self.model.named_modules()}
+        found = []
+        if used:
+            evaluate = lambda: self._run(0, theta, lambda once: once(), False)  # noqa: E731
+            found = [names.get(id(m), type(m).__name__) for m in drawing(evaluate, theta.device)]
+        own = [n for o, n in self._memory.places or () if isinstance(vars(o).get(n), GENERATORS)]
+        return (found or used) + [f"from a generator of its own, {name}" for name in own]
 
     def _take_in(self, leaves: Sequence[Tensor]) -> bool:
         own = {id(p) for p in self._own.values()}

@@ -68,6 +68,42 @@ def all_parameters(model: torch.nn.Module, loss) -> list[Tensor]:
     return [*model.parameters(), *(loss.parameters() if loss is not None else ())]
 
 
+def refuse_overlaps(own: dict[str, Tensor]) -> None:
+    """Parameters that lie in the same memory are moved together, and are not independent."""
+    by_memory: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, p in own.items():
+        if p.layout != torch.strided or p.device.type == "meta" or not p.numel():
+            continue
+        if any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
+            raise InputError(
+                f"{name} was made by expand: its entries share their memory, so that they are "
+                "not independent. Make it a parameter of its own size, and expand it in forward."
+            )
+        before = by_memory.setdefault(p.untyped_storage().data_ptr(), [])
+        for other, q in before:
+            if _overlap(p, q):
+                raise InputError(
+                    f"{other} and {name} are two parameters in one memory: a step moves both at "
+                    "once, and derivatives would take them for independent. To tie them hand over "
+                    f"the parameter itself, not its .data; else give {name} a clone."
+                )
+        before.append((name, p))
+
+
+def _overlap(p: Tensor, q: Tensor) -> bool:
+    """Whether two tensors of one storage have an entry in common."""
+    ends = [t.storage_offset() + _reach(t) for t in (p, q)]
+    if p.storage_offset() >= ends[1] or q.storage_offset() >= ends[0]:
+        return False
+    taken = torch.zeros(max(ends), dtype=torch.bool, device="cpu")
+    taken.as_strided(p.shape, p.stride(), p.storage_offset()).fill_(True)
+    return bool(taken.as_strided(q.shape, q.stride(), q.storage_offset()).any())
+
+
+def _reach(t: Tensor) -> int:
+    return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+
+
 def refuse_aliases(holder: torch.nn.Module, own: dict[str, Tensor]) -> None:
     """A tensor that shares a parameter's memory follows the training, but not θ."""
     shared = {p.untyped_storage().data_ptr(): name for name, p in own.items()}

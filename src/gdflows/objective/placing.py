@@ -12,7 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from gdflows.errors import GdflowsError, InputError
-from gdflows.objective.data import FORMS, Batch, call, own_loss, takes_target
+from gdflows.objective.calls import call, own_loss, takes_target
+from gdflows.objective.data import FORMS, Batch
+from gdflows.objective.shapes import judged
 from gdflows.objective.terms import CHANGED, Term
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class ModuleTerm(Term):
                 if owner.loss is None:
                     return own_loss(out)
                 if batch.judged or takes_target(owner.loss):
+                    if owner._memory.places is None:  # the first evaluation
+                        return judged(owner.loss, out, batch.target)
                     return owner.loss(out, batch.target)
                 return owner.loss(out)
             except Exception as error:

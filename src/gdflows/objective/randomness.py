@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 KINDS = ("torch", "cuda", "numpy", "python")
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 class Draw:
@@ -17,11 +19,13 @@ class Draw:
 
     Parameters
     ----------
-    seed : int
-        Of all the sources.
+    seed : int, optional
+        Of all the sources; by default 0.
 
     Attributes
     ----------
+    meant : bool
+        Whether a seed was given: who gives one knows that one draw is taken.
     kinds : tuple of str
         The sources that are looked after. All of them, until it is known which the loss uses:
         setting numpy's costs more than a small gradient.
@@ -29,8 +33,8 @@ class Draw:
         From which something was drawn in the last evaluation that looked after all.
     """
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int | None):
+        self.seed, self.meant = seed or 0, seed is not None
         self.kinds = KINDS
         self.used: tuple[str, ...] = ()
         self._states: dict = {}
@@ -72,6 +76,32 @@ class Draw:
             else:
                 self._states[key] = random.Random(seed).getstate()
         return self._states[key]
+
+
+def drawing(evaluate: Callable[[], object], device: torch.device) -> list[torch.nn.Module]:
+    """The innermost modules in whose forward pass random numbers are drawn."""
+    kinds = [k for k in KINDS if k != "cuda" or device.type == "cuda"]
+    open_calls: list[list] = []  # [module, states before, whether a module inside has drawn]
+    found: list[torch.nn.Module] = []
+
+    def enter(module, args):
+        open_calls.append([module, {k: _get(k, device) for k in kinds}, False])
+
+    def leave(module, args, output):
+        _, before, inside = open_calls.pop()
+        drawn = not all(_same(_get(k, device), state) for k, state in before.items())
+        if drawn and not inside and not any(module is m for m in found):
+            found.append(module)
+        if drawn and open_calls:
+            open_calls[-1][2] = True
+
+    hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
+    try:
+        evaluate()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _get(kind: str, device):

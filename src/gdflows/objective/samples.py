@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdflows.errors import InputError
 from gdflows.objective.batched import fit_for_vmap, push
-from gdflows.objective.chunks import _refuse_batch_norm, joined
+from gdflows.objective.chunks import joined, refuse_batch_norm
 from gdflows.objective.data import Batch, _map
 from gdflows.objective.module import FlatModule
 
@@ -50,7 +50,7 @@ class Samples:
                 "A loss that is shared out over processes has only a share of its samples here: "
                 "leave shard out."
             )
-        _refuse_batch_norm(objective)
+        refuse_batch_norm(objective)
         self.objective = objective
         self.batch = joined(objective._whole)
         self.size = self.batch.size

@@ -9,13 +9,14 @@ there first: the optimiser jumps to and fro.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from gdflows.errors import InputError
+from gdflows.errors import InputError, warn
 from gdflows.optim.edges import (
     adam,
     gradient_descent,
@@ -57,6 +58,11 @@ def stability_edge(optimizer: torch.optim.Optimizer) -> float:
     InputError
         For other optimisers, with ``maximize``, where groups have different edges, or where
         weight decay alone, times the learning rate, is past the edge.
+
+    Warns
+    -----
+    UserWarning
+        For a class that is derived from one of these and has a step of its own.
 
     Notes
     -----
@@ -214,6 +220,13 @@ def _family(optimizer: torch.optim.Optimizer) -> str:
         )
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise InputError("With maximize=True an optimiser climbs; it has no edge.")
+    step = inspect.unwrap(type(optimizer).step)
+    if name in _FAMILIES and not (step.__module__ or "").startswith("torch."):
+        warn(
+            f"{type(optimizer).__name__} has a step of its own: what is said here is of the step "
+            f"of {_FAMILIES[name].__name__}, from which it is derived, and wrong if it takes "
+            "another."
+        )
     return name
 
 

@@ -54,7 +54,9 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
         target = (target == every).to(output.dtype)
     if output.shape != target.shape:
         raise InputError(
-            f"The output has shape {tuple(output.shape)}, the target {tuple(target.shape)}."
+            f"The output has shape {tuple(output.shape)}, the target {tuple(target.shape)}, and "
+            "they would be repeated until they fit. Give targets of the output's shape: one "
+            "number a sample needs y[:, None] where the network's last layer has one output."
         )
     r = output - target.to(output.dtype)
     return 0.5 * (r * r).sum() / len(r)  # not |r|²: r * r is holomorphic

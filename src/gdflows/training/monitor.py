@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import torch
 
+from gdflows.arguments import whole
 from gdflows.curvature.tracking import Tracker
-from gdflows.errors import EdgeWarning, InputError
+from gdflows.errors import EdgeWarning, InputError, warn
 from gdflows.objective import Objective
 from gdflows.optim.thresholds import preconditioner, stability_edge
 
@@ -95,7 +96,7 @@ class SharpnessMonitor:
         Relative accuracy of the sharpness.
     **settings
         Of :meth:`gdflows.Objective.from_module`: ``chunk=``, where the data do not fit in memory,
-        ``reduction=``, ``count=``, ``axis=``, ``loss_parameters=``, ``check=``.
+        ``reduction=``, ``count=``, ``axis=``, ``loss_parameters=``, ``seed=``, ``check=``.
 
     Notes
     -----
@@ -107,8 +108,10 @@ class SharpnessMonitor:
     ``benchmarks/bench_monitor.py``); :attr:`overhead` says what it is.
 
     Making it evaluates the loss a few times, so that data which do not fit the model are refused
-    at once. Dropout is drawn from a seed of its own, the same at every measurement; torch's random
-    state is left alone, and so are gradients and the running statistics of batch normalisation.
+    at once. The loss is that of the mode in which the model is when it is measured. In training
+    mode dropout is drawn from a seed of its own, the same at every measurement: a warning says so,
+    unless ``seed=`` says that it is known. torch's random state is left alone, and so are gradients
+    and the running statistics of batch normalisation.
     The first measurement checks torch's second derivatives, as every objective does.
 
     Examples
@@ -139,8 +142,7 @@ class SharpnessMonitor:
         tol: float = 0.05,
         **settings,
     ):
-        if every < 1:
-            raise InputError(f"every must be at least 1, got {every}.")
+        every = whole(every, "every")
         # What cannot be measured is refused now, not after N steps.
         stability_edge(optimizer)
         self.model, self.optimizer, self.every, self.tol = model, optimizer, every, tol
@@ -160,7 +162,8 @@ class SharpnessMonitor:
         Warns
         -----
         EdgeWarning
-            When the ratio has crossed 1 from below since the last measurement.
+            When the ratio is above 1 and was not at the last measurement, or there was none: see
+            :meth:`measure`.
         """
         if self._began is None:
             self._began = time.perf_counter()
@@ -168,7 +171,20 @@ class SharpnessMonitor:
         return self.measure() if self._steps % self.every == 0 else None
 
     def measure(self) -> Sharpness:
-        """Measure now, and add it to the history."""
+        """Measure now, and add it to the history.
+
+        Returns
+        -------
+        Sharpness
+
+        Warns
+        -----
+        EdgeWarning
+            When the ratio is above 1 and was at most 1 at the last measurement; or at the first
+            one, which may be far beyond the edge (a rate that is too high from the start) or just
+            there (a training that has been at its edge for long). While it stays above, nothing
+            more is said.
+        """
         start = time.perf_counter()
         if self._tracker.objective.outdated():  # layers were frozen or freed
             self._tracker = self._fresh()
@@ -188,14 +204,8 @@ class SharpnessMonitor:
             residual=float(pair.residuals[0]) / edge,
             hvps=pair.hvps,
         )
-        if seen.ratio > 1 and self._seen and self._seen[-1].ratio <= 1:
-            warnings.warn(
-                f"Step {seen.step}: the sharpness has reached {seen.ratio:.2f} of this "
-                f"optimiser's stability edge (hλ = {h_lambda:.3g}, edge {edge:.3g}). The loss "
-                "may now fall unsteadily; if it rises, lower the learning rate.",
-                EdgeWarning,
-                stacklevel=3,
-            )
+        if seen.ratio > 1 and not (self._seen and self._seen[-1].ratio > 1):
+            self._warn(seen)
         self._seen.append(seen)
         self._busy += time.perf_counter() - start
         return seen
@@ -246,6 +256,24 @@ class SharpnessMonitor:
         self._tracker = self._fresh()
         if state["tracker"] is not None:
             self._tracker.load_state_dict(state["tracker"])
+
+    def _warn(self, seen: Sharpness) -> None:
+        measured = f"(hλ = {seen.h_lambda:.3g}, edge {seen.edge:.3g})"
+        if self._seen:
+            said = (
+                f"Step {seen.step}: the sharpness has reached {seen.ratio:.2f} of this "
+                f"optimiser's stability edge {measured}. The loss may now fall unsteadily; if it "
+                "rises, lower the learning rate."
+            )
+        else:
+            said = (
+                f"Step {seen.step}: at the first look the sharpness is {seen.ratio:.2f} of this "
+                f"optimiser's stability edge {measured}: there, or beyond, already. Either the "
+                "training has come to its edge before, and the ratio stays near 1; or the learning "
+                "rate is too high here: then the loss rises until the sharpness falls, or for "
+                "ever. Look again soon, warm up, or see suggest_lr."
+            )
+        warn(said, EdgeWarning)
 
     def _fresh(self) -> Tracker:
         objective = Objective.from_module(self.model, self._loss, self._data, **self._settings)

@@ -16,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gdflows.errors import InputError
 from gdflows.objective import Objective
-from gdflows.objective.data import Batch, call, own_loss, read, takes_target
+from gdflows.objective.calls import call, own_loss, takes_target
+from gdflows.objective.data import Batch, read
+from gdflows.objective.shapes import judged
 from gdflows.optim.evaluation import CurvatureOptimizer
 
 
@@ -144,7 +146,7 @@ def value(model, loss, batch: Batch) -> Tensor:
     out = call(model, batch)
     if loss is None:
         return own_loss(out)
-    return loss(out, batch.target) if batch.judged or takes_target(loss) else loss(out)
+    return judged(loss, out, batch.target) if batch.judged or takes_target(loss) else loss(out)
 
 
 # -- inside --------------------------------------------------------------------------------------
