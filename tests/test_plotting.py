@@ -50,8 +50,9 @@ def test_one_colour_an_order_and_no_other_model_has_it():
     E = gf.problems.quadratic([1.0])
     labels = [gf.flows.Truncated(E, 0.1, n).label for n in range(8)]
     assert orders == [models[label] for label in labels] and len(set(orders)) == 8
-    others = {"GD", "PF", "PF + term", "central", "rod", "edge"}
-    assert not set(orders) & {models[name] for name in others}
+    others = {"GD", "PF", "PF + term", "central", "rod", "edge", "SDE 1", "SDE 2", "stochastic rod"}
+    colours = {models[name] for name in others}
+    assert not set(orders) & colours and len(colours) == len(others)
     for n in (8, -1, "2"):
         with pytest.raises(InputError, match="0 to 7"):
             gf.plotting.order_colours(n)

@@ -38,9 +38,9 @@ COLOURS = {
     "rod": "#CC79A7",
     "edge": "#8C6BB1",
     "SGD": "#000000",
-    "SDE 1": "#56B4E9",
+    "SDE 1": "#6B8E23",
     "SDE 2": "#B15928",
-    "stochastic rod": "#332288",
+    "stochastic rod": "#0B5563",
 }
 #: Colours for curves that are not models: learning rates, widths, seeds.
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

@@ -159,6 +159,11 @@ class Validity:
             most = ", which dominates at no batch size"
         if same is None:
             return f"{noise}{most}. No rate can be scaled from beyond mean-square stability."
+        if same[0] == same[1]:
+            return (
+                f"{noise}{most}. Scaled linearly, batches of no other size than {same[0]} are the "
+                f"same run within {self.tol:.0%}."
+            )
         return (
             f"{noise}{most}. Scaled linearly, batches of {same[0]} to {same[1]} are the same run "
             f"within {self.tol:.0%}."
