@@ -58,19 +58,20 @@ FIT = """(() => {
   const article = document.querySelector('article.bd-article'), SMALLEST = 0.5;
   const wide = [];
   // Printed tables: a row that is wrapped cannot be read. Sentences and commands among them may be.
-  const ROW = /\\S {2,}\\S/, READABLE = 0.62;
+  const ROW = /\\S {2,}\\S/, READABLE = 0.58;
   for (const e of article.querySelectorAll('.cell_output pre:not(.sentences)')) {
     const rows = e.textContent.split('\\n').filter(line => ROW.test(line));
     const ruler = document.createElement('span');
     ruler.style.cssText = 'position:absolute;visibility:hidden;white-space:pre';
-    ruler.textContent = 'x'.repeat(Math.max(0, ...rows.map(line => line.length)));
+    ruler.textContent = 'x'.repeat(100);
     e.append(ruler);
-    const style = getComputedStyle(e), needed = ruler.getBoundingClientRect().width + 1;
-    const room = e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    const style = getComputedStyle(e), letter = ruler.getBoundingClientRect().width / 100;
+    const room = e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 1;
     ruler.remove();
-    if (needed > room && room / needed >= READABLE)
-      e.style.setProperty('font-size', parseFloat(style.fontSize) * room / needed + 'px',
-                          'important');
+    const longest = Math.max(0, ...rows.map(line => line.trimEnd().length)
+      .filter(length => length * letter * READABLE <= room));
+    const size = parseFloat(style.fontSize) * room / (longest * letter);
+    if (longest * letter > room) e.style.setProperty('font-size', `${size}px`, 'important');
   }
   const place = e => {
     let box = e.parentElement;
