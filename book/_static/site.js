@@ -14,7 +14,9 @@
       box.dataset.reached = "";
       if (!box.hasAttribute("role") && box.matches("div, mjx-container")) {
         box.setAttribute("role", "group");
-        box.setAttribute("aria-label", box.matches(".table-scroll") ? "Table, wider than the page" :
+        const caption = box.querySelector("caption .caption-text, caption");
+        box.setAttribute("aria-label", box.matches(".table-scroll") ?
+          "Table, wider than the page" + (caption ? `: ${caption.textContent.trim()}` : "") :
           box.matches("div.math, mjx-container") ? "Formula, wider than the page" :
             "Output, wider than the page");
       }

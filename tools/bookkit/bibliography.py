@@ -58,10 +58,10 @@ def citing(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def bibtex(text: str, name: str) -> nodes.raw:
-    """Folded, with a button that copies it. Not in notebooks."""
-    return nodes.raw("", '<details class="bibtex"><summary>BibTeX<span class="visually-hidden"> '
-                         f'of {escape(name)}</span></summary><pre>{escape(text)}</pre>'
+def bibtex(text: str, name: str, kind: str = "") -> nodes.raw:
+    """Folded, with a button that copies it. Not in notebooks; on paper only that of the book."""
+    return nodes.raw("", f'<details class="bibtex{kind}"><summary>BibTeX'
+                         f'<span class="visually-hidden"> of {escape(name)}</span></summary><pre>{escape(text)}</pre>'
                          '<button type="button" class="btn btn-sm">Copy</button></details>',
                      format="html", silent=True)
 
@@ -121,9 +121,10 @@ def how_to_cite(app, doctree, docname: str) -> None:
     if docname == app.config.root_doc:
         what = "the book"
     said = f"Its cells ran in {done.seconds:.0f} s when these pages were built. " if done else ""
-    section += nodes.raw("", f'<p class="cite-this">{said}To cite {what}:</p>',
+    kind = " of-book" if docname == app.config.root_doc else ""
+    section += nodes.raw("", f'<p class="cite-this{kind}">{said}To cite {what}:</p>',
                          format="html", silent=True)
-    section += bibtex(own_entry(docname, root), what)
+    section += bibtex(own_entry(docname, root), what, kind)
 
 
 def setup(app) -> dict:

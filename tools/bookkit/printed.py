@@ -51,10 +51,28 @@ OPEN = """void (async () => {
   window.laidOut = true;
 })()"""
 PATIENCE = 1200  # seconds for a page's formulas, on a busy machine
-#: Sets smaller what is wider than its place, down to half; returns what is wider still.
+LONG = 300  # CSS pixels, of 986 on a sheet: from here on a box or table may go on over the page
+#: Sets smaller what is wider than its place, down to half, and lets boxes that are long go on over
+#: the page; returns what is wider still.
 FIT = """(() => {
   const article = document.querySelector('article.bd-article'), SMALLEST = 0.5;
   const wide = [];
+  // Printed tables: a row that is wrapped cannot be read. Sentences and commands among them may be.
+  const ROW = /\\S {2,}\\S/, READABLE = 0.58;
+  for (const e of article.querySelectorAll('.cell_output pre:not(.sentences)')) {
+    const rows = e.textContent.split('\\n').filter(line => ROW.test(line));
+    const ruler = document.createElement('span');
+    ruler.style.cssText = 'position:absolute;visibility:hidden;white-space:pre';
+    ruler.textContent = 'x'.repeat(100);
+    e.append(ruler);
+    const style = getComputedStyle(e), letter = ruler.getBoundingClientRect().width / 100;
+    const room = e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 1;
+    ruler.remove();
+    const longest = Math.max(0, ...rows.map(line => line.trimEnd().length)
+      .filter(length => length * letter * READABLE <= room));
+    const size = parseFloat(style.fontSize) * room / (longest * letter);
+    if (longest * letter > room) e.style.setProperty('font-size', `${size}px`, 'important');
+  }
   const place = e => {
     let box = e.parentElement;
     while (box !== article && !['block', 'list-item', 'table-cell', 'flex'].includes(
@@ -77,6 +95,8 @@ FIT = """(() => {
   for (const e of article.querySelectorAll('mjx-container'))
     if (!e.closest('table') || e.getAttribute('display'))
       shrink(e, () => (e.querySelector('mjx-math') || e).getBoundingClientRect().width);
+  for (const e of article.querySelectorAll('table, .admonition, .claim'))
+    e.classList.toggle('long-on-paper', e.offsetHeight > LONG);
   const edge = article.getBoundingClientRect().right + 1;
   for (const e of article.querySelectorAll('pre, table, img, svg, p, li, mjx-math, .math, code')) {
     if (e.closest('mjx-assistive-mml') || !e.getClientRects().length) continue;
@@ -87,7 +107,7 @@ FIT = """(() => {
                  e.textContent.trim().slice(0, 60)]);
   }
   return wide;
-})()"""
+})()""".replace("LONG", str(LONG))
 TITLE = """(() => {
   const title = document.querySelector('article h1').cloneNode(true);
   title.querySelectorAll('.headerlink, mjx-assistive-mml').forEach(e => e.remove());
@@ -96,7 +116,8 @@ TITLE = """(() => {
 #: A place in the PDF for what other pages lead to: Chromium gives one to all that is linked.
 ANCHORS = """(names => {
   const line = document.createElement('div');
-  line.style.cssText = 'font-size:1px;line-height:1px;height:1px;overflow:hidden;opacity:0.01';
+  line.style.cssText = 'position:absolute;top:0;left:0;font-size:1px;line-height:1px;height:1px;' +
+    'overflow:hidden;opacity:0.01';  // out of the flow: at the end it can take a sheet of its own
   for (const name of names) if (document.getElementById(name)) {
     const link = document.createElement('a');
     link.href = '#' + name; link.textContent = '.'; line.append(link);

@@ -14,6 +14,7 @@ from . import icons
 
 TABLE = re.compile(r"<table\b.*?</table>", re.S)
 EMPTY_HEAD = re.compile(r"<th\b([^>]*)>(?:\s|<p>|</p>|&nbsp;|<span[^>]*>|</span>)*</th>")
+CAPTION = re.compile(r"<caption([^>]*)>(.*?)</caption>", re.S)
 SUMMARY = re.compile(r"<summary>(?=\s*<span class=\"toctree-toggle\")")
 PRINTED = re.compile(r'(<div class="output [^>]*><div class="highlight">)<pre>(.*?)</pre>', re.S)
 LINE = 100  # characters that fit the column of a desktop
@@ -35,16 +36,21 @@ REPLACED = [
 
 
 def table(match: re.Match) -> str:
-    """Scrolled in a box of its own, so that it stays a table; no header without words."""
-    return ('<div class="table-scroll">' + EMPTY_HEAD.sub(r"<td\1></td>", match.group(0))
-            + "</div>")
+    """Scrolled in a box of its own, so that it stays a table; no header without words.
+
+    The caption's words are in a line of their own, which stays in sight while the table scrolls.
+    """
+    text = EMPTY_HEAD.sub(r"<td\1></td>", match.group(0))
+    text = CAPTION.sub(r'<caption\1><span class="caption-line">\2</span></caption>', text)
+    return f'<div class="table-scroll">{text}</div>'
 
 
 def sentences(match: re.Match) -> str:
-    """Printed lines that are too long are wrapped, but for those of a table."""
+    """Printed lines that are too long are wrapped, but not where there is a table among them."""
     text = html_entities(re.sub(r"<[^>]+>", "", match.group(2)))
     long = [line for line in text.splitlines() if len(line) > LINE]
-    if not long or any(re.search(r"\S {3,}\S", line) for line in long):
+    row = re.compile(r"\S {2,}\S+ {2,}\S")
+    if not long or any(re.search(r"\S {3,}\S", line) for line in long) or row.search(text):
         return match.group(0)
     return f'{match.group(1)}<pre class="sentences">{match.group(2)}</pre>'
 
