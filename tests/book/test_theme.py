@@ -69,3 +69,20 @@ def test_two_search_fields_have_two_ids():
     form = '<form class="bd-search x"><input id="search-input"></form>'
     made = theme.mended(form + form)
     assert made.count('id="search-input"') == 1 and made.count('role="search"') == 2
+
+
+def test_each_proof_is_folded_by_itself():
+    proof = '<div class="proof dropdown admonition" id="proof"><p>one</p></div>'
+    made = theme.mended(proof + proof)
+    assert 'id="proof"' not in made
+    assert made.count('<div class="proof dropdown admonition bare-proof">') == 2
+
+
+def test_a_full_stop_stays_with_its_formula():
+    formula = '<span class="math notranslate nohighlight">\\(2/h\\)</span>'
+    for before, after in (("", "."), ("(", ")"), ("(", ""), ("“", ",”")):
+        made = theme.mended(f"<p>at {before}{formula}{after} so</p>")
+        assert made == f'<p>at <span class="glued">{before}{formula}{after}</span> so</p>'
+    assert theme.mended(f"<p>at {formula} so</p>") == f"<p>at {formula} so</p>"
+    two = theme.mended(f"<p>{formula}, {formula}.</p>")
+    assert two.count('class="glued"') == 2

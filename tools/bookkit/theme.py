@@ -17,6 +17,10 @@ EMPTY_HEAD = re.compile(r"<th\b([^>]*)>(?:\s|<p>|</p>|&nbsp;|<span[^>]*>|</span>
 CAPTION = re.compile(r"<caption([^>]*)>(.*?)</caption>", re.S)
 SUMMARY = re.compile(r"<summary>(?=\s*<span class=\"toctree-toggle\")")
 PRINTED = re.compile(r'(<div class="output [^>]*><div class="highlight">)<pre>(.*?)</pre>', re.S)
+#: A formula in the text, with what must not be torn from it at the end of a line.
+GLUED = re.compile(r'([(\[“‘]*)(<span class="math notranslate nohighlight">\\\(.*?\\\)</span>)'
+                   r"([.,;:!?)\]’”]*)", re.S)
+PROOF = re.compile(r'(<div class="proof [^">]*)" id="proof">')
 LINE = 100  # characters that fit the column of a desktop
 REPLACED = [
     (' role="doc-biblioentry"', ""),  # not for a div, says WAI-ARIA
@@ -55,6 +59,12 @@ def sentences(match: re.Match) -> str:
     return f'{match.group(1)}<pre class="sentences">{match.group(2)}</pre>'
 
 
+def glued(match: re.Match) -> str:
+    """A formula is a box of its own, and a full stop behind it may begin a line if not held."""
+    before, formula, after = match.groups()
+    return f'<span class="glued">{match.group(0)}</span>' if before or after else formula
+
+
 def searches(html: str) -> str:
     """Two fields on a page may not have one id and one name."""
     parts = html.split('aria-label="SEARCH"')
@@ -70,6 +80,8 @@ def mended(html: str) -> str:
     for old, new in REPLACED:
         html = html.replace(old, new)
     html = SUMMARY.sub('<summary aria-label="Chapters of this part">', html)
+    # Each proof has the same name, by which only the first would be folded.
+    html = GLUED.sub(glued, PROOF.sub(r'\1 bare-proof">', html))
     return TABLE.sub(table, PRINTED.sub(sentences, searches(html)))
 
 
