@@ -135,7 +135,7 @@ PLAN = (
     Planned("conv-full", _without((*CORE, *DISTANCES), "proposal"), edges=5),
     Planned("text-full", _without((*CORE, *DISTANCES), "proposal"), edges=5),
     # and rivals that measure the way they have come.
-    *(
+    *(  # fmt: skip
         Planned(task, DISTANCES, edges=0, suffix="-dog")
         for task in (
             "deep-linear",
@@ -146,10 +146,7 @@ PLAN = (
             "digits",
             "digits-conv",
             "mnist",
-            "gpt",
             "autoencoder",
-            "window",
-            "lstm",
         )
     ),
     # What was made of AdaEoS after the others had been recorded; without a look at the true edge.
