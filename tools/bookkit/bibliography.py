@@ -61,7 +61,8 @@ def citing(root: Path) -> dict[str, list[str]]:
 def bibtex(text: str, name: str, kind: str = "") -> nodes.raw:
     """Folded, with a button that copies it. Not in notebooks; on paper only that of the book."""
     return nodes.raw("", f'<details class="bibtex{kind}"><summary>BibTeX'
-                         f'<span class="visually-hidden"> of {escape(name)}</span></summary><pre>{escape(text)}</pre>'
+                         f'<span class="visually-hidden"> of {escape(name)}</span></summary>'
+                         f'<pre>{escape(text)}</pre>'
                          '<button type="button" class="btn btn-sm">Copy</button></details>',
                      format="html", silent=True)
 
