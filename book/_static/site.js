@@ -14,7 +14,7 @@
       box.dataset.reached = "";
       if (!box.hasAttribute("role") && box.matches("div, mjx-container")) {
         box.setAttribute("role", "group");
-        const caption = box.querySelector("caption .caption-text, caption");
+        const caption = box.querySelector("caption .caption-text") || box.querySelector("caption");
         box.setAttribute("aria-label", box.matches(".table-scroll") ?
           "Table, wider than the page" + (caption ? `: ${caption.textContent.trim()}` : "") :
           box.matches("div.math, mjx-container") ? "Formula, wider than the page" :

@@ -270,8 +270,9 @@ def evidence(claim: Claim, section: str) -> str:
 
 def entry(claim: Claim, found: dict, section: str) -> list[str]:
     """One claim on the page, in MyST."""
-    measured = [f"{name.removeprefix('shows ')} {value}" for name, value in found.items()
-                if name.startswith("shows ")]
+    # a table is shown on one line: indented ones would be code in MyST
+    measured = [f"{name.removeprefix('shows ')} {plain(str(value))}"
+                for name, value in found.items() if name.startswith("shows ")]
     holds = {True: "holds", False: "**does not hold**"}.get(found.get("holds"), "**not evaluated**")
     networks, seeds = found.get("networks", 0), found.get("seeds", 1)
     scope = [claim.on]
