@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from gdflows.errors import InputError
-from gdflows.experiments.trial import edges, results
+from gdflows.experiments.trial import edges, plan, results
 from gdflows.experiments.trial.entrants import ENTRANTS, label, settings_of
 from gdflows.experiments.trial.rules import RULES
 from gdflows.experiments.trial.search import one_sided
@@ -290,7 +290,23 @@ def test_who_holds_the_edge_better_gains_more_or_not():
 
 # -- records ---------------------------------------------------------------------------------------
 
-TUNED = [n for n in available() if load(n).config.get("study") == "tuned-trial"]
+TRIALS = [n for n in available() if load(n).config.get("study") == "tuned-trial"]
+TUNED = [n for n in TRIALS if load(n).config["tuning"]]
+
+
+@pytest.mark.parametrize("name", sorted(set(TRIALS) - set(TUNED)))
+def test_a_record_without_a_search_has_one_setting_and_the_true_edge_of_all_its_seeds(name):
+    recorded = load(name)
+    assert name in {p.name for p in plan.EDGES}
+    mine = recorded.table[~recorded.table.part.isin(("sweep", "search"))]
+    assert set(mine.part) == {"default"} and mine.setting.nunique() == 1
+    assert mine[mine.true_sigma.notna()].seed.nunique() == recorded.config["edges"] == 5
+    task = recorded.config["task"]
+    other = plan.joined({p.name: load(p.name).table for p in plan.PLAN if p.task == task})[task]
+    other = other[(other.method == mine.method.iloc[0]) & (other.part == "default")]
+    steps = results.courses(mine).set_index("seed").steps
+    known = results.courses(other).set_index("seed").steps
+    assert len(steps) == 5 and steps.equals(known[steps.index])  # the same runs once more
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -298,7 +314,8 @@ def test_no_record_has_a_winner_at_the_end_of_its_grid(name):
     recorded = load(name)
     results.require_settled(recorded.table)
     entry = SUITE[recorded.config["task"]]
-    assert recorded.table.seed[recorded.table.part == "tuned"].nunique() == RULES.seeds(entry.kind)
+    judged = results.judged(recorded.table)  # a winner that is the default counts as both
+    assert judged.seed[judged.part == "tuned"].nunique() == RULES.seeds(entry.kind)
     for method in recorded.table.method.unique():
         mine = recorded.table[recorded.table.method == method]
         if mine.part.isin(("sweep", "search")).any():

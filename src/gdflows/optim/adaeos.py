@@ -46,8 +46,8 @@ class AdaEoS(Guarded):
         Momentum is Adam's average m ← βm + (1 − β)g, with its bias correction. Schedule-free is
         Adam with an average of the parameters in place of that of gradients, and the base for
         minibatches: call :meth:`eval` before the parameters are used, and :meth:`train` before
-        steps go on. In full batch too it is the safer one: steps of Adam at its edge can drive
-        units to where they are flat (the book's trial: 16 of 30 runs lost on three networks).
+        steps go on. In full batch too it is the safer one: the first steps on Adam, which have no
+        warm-up, can be too long (the book's trial: 16 of 30 runs lost on three networks).
     lr : float
         Multiplies η: what schedulers change, and groups may differ in. η itself needs no value.
     rho : float, optional

@@ -26,9 +26,10 @@ class Suggestion:
     ----------
     lr : float
         The learning rate at which the optimiser's linearised step is marginal: the edge itself,
-        not a rate to train with. How far below to stay depends on the noise. In full batch AdaEoS
-        was best at 0.8 of it; with minibatches AdamW was best at a tenth to a seventh of it, and
-        schedule-free AdamW at six tenths (the chapter on AdaEoS has the measurements).
+        not a rate to train with. How far below to stay depends on the noise, and on the start: a
+        rate near it without a warm-up has lost runs in full batch. With minibatches AdamW was best
+        at a tenth to a seventh of it, and schedule-free AdamW at six tenths (the chapters on AdaEoS
+        and its trial have the measurements).
     now : float
         The learning rate in use.
     eigenvalue : float

@@ -60,9 +60,12 @@ def _costed(rows: pd.DataFrame) -> pd.DataFrame:
 # -- the search ----------------------------------------------------------------------------------
 
 
+_SEARCHES = ("sweep", "search")
+
+
 def searched(table: pd.DataFrame, method: str) -> pd.DataFrame:
     """The runs of a method's search, in their order."""
-    mine = table[(table.method == method) & table.part.isin(("sweep", "search"))]
+    mine = table[(table.method == method) & table.part.isin(_SEARCHES)]
     if mine.empty:
         raise InputError(f"There is no search of {method!r} in this trial.")
     return courses(mine)
@@ -77,14 +80,20 @@ def ranked(table: pd.DataFrame, method: str) -> pd.DataFrame:
         ``setting``, ``part``; ``steps`` (geometric mean over the search's seeds; infinite if it
         was given up) and ``final``, by which they are compared; ``seeds``, on how many it was run.
     """
-    found, rows = searched(table, method), []
-    seeds = found.groupby("setting").seed.nunique().max()
-    for setting, mine in found.groupby("setting", sort=False):
+    return _ranked(searched(table, method))
+
+
+def _ranked(found: pd.DataFrame) -> pd.DataFrame:
+    runs, rows = {}, []
+    for run in found.itertuples():
+        runs.setdefault(run.setting, []).append(run)
+    seeds = max(len({run.seed for run in mine}) for mine in runs.values())
+    for setting, mine in runs.items():
         scores = [
             Score(r.steps, math.inf if math.isnan(r.final) else r.final, r.spent_evaluations, r.run)
-            for r in mine.sort_values("seed").itertuples()
+            for r in sorted(mine, key=lambda run: run.seed)
         ]
-        part = mine.part.iloc[0]
+        part = mine[0].part
         steps, final = rank(scores, part, seeds)
         rows.append(
             {"setting": setting, "part": part, "steps": steps, "final": final, "seeds": len(mine)}
@@ -111,7 +120,10 @@ def _best(found: pd.DataFrame, method: str) -> str:
 
 def at_end(table: pd.DataFrame, method: str) -> list[str]:
     """Settings whose grid was not tried on both sides of the winner, all else being equal."""
-    found = ranked(table, method)
+    return _at_end(ranked(table, method), method)
+
+
+def _at_end(found: pd.DataFrame, method: str) -> list[str]:
     best = settings_of(_best(found, method))
     sides = one_sided(ENTRANTS[method].axes, best, [settings_of(s) for s in found.setting])
     return list(dict.fromkeys(side.axis.name for side in sides))
@@ -125,11 +137,14 @@ def require_settled(table: pd.DataFrame) -> None:
     InputError
         That names the methods and settings.
     """
-    off = [
-        f"{method} with {winner(table, method)} ({', '.join(ends)})"
-        for method in table.method.unique()
-        if ENTRANTS[method].axes and (ends := at_end(table, method))
-    ]
+    runs = dict(list(courses(table[table.part.isin(_SEARCHES)]).groupby("method")))
+    off = []
+    for method in table.method.unique():
+        if not ENTRANTS[method].axes:
+            continue
+        found = _ranked(runs[method] if method in runs else searched(table, method))
+        if ends := _at_end(found, method):
+            off.append(f"{method} with {_best(found, method)} ({', '.join(ends)})")
     if off:
         raise InputError(
             f"The winner of a search stands at the end of its grid: {'; '.join(off)}. Record the "
