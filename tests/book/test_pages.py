@@ -38,9 +38,15 @@ def here(path: Path) -> str:
     return f"file://{path}"
 
 
+@cache
+def published() -> str:
+    """Where the book is read: asked for at every link of every page."""
+    return load_address().site
+
+
 def local(path: Path, reference: str):
     """(file, anchor) that a reference on a page leads to; None if it leaves the book."""
-    address = load_address().site
+    address = published()
     if reference.startswith(address):  # canonical and social links to the published page
         reference = (HTML / reference.removeprefix(address)).as_uri()
     url, anchor = urldefrag(urljoin(path.as_uri(), reference))
