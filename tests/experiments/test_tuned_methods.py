@@ -11,7 +11,7 @@ from torch import nn
 import gdflows as gf
 from gdflows.errors import DataError, InputError
 from gdflows.experiments.trial import entrants, suite
-from gdflows.experiments.trial.course import range_test
+from gdflows.experiments.trial.course import Course, range_test
 from gdflows.experiments.trial.proposed import Frozen, Proposed
 from gdflows.experiments.trial.scheduled import Scheduled, factor, hidden_matrices
 
@@ -198,6 +198,29 @@ def test_dog_measures_its_way_and_hands_over_its_own_average():
     with made.handed_over():
         over = torch.nn.utils.parameters_to_vector(network.parameters())
         assert torch.allclose(over, average, atol=1e-6) and not torch.allclose(over, path[-1])
+
+
+def test_dog_without_finite_gradients_ends_and_other_assertions_are_not_swallowed(monkeypatch):
+    pytest.importorskip("dog")
+
+    def run():
+        what = suite.suite_task("digits-ce")
+        network = what.network(0)
+        made = entrants.ENTRANTS["dog"].make(network, what, lr=1.0, reps_rel=1e-2)
+        return network, made, Course(what, network, made, 0, stop=3)
+
+    network, _, course = run()
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
+    assert course._step(0, *next(course.batches)) is False
+    assert math.isinf(course.rows[-1]["judged"])
+    _, made, course = run()
+
+    def broken():
+        raise AssertionError("a fault")
+
+    monkeypatch.setattr(made.inner, "step", broken)
+    with pytest.raises(AssertionError, match="a fault"):
+        course.carry_out()
 
 
 # -- Muon ------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ class AdaEoS(Guarded):
         Momentum is Adam's average m ← βm + (1 − β)g, with its bias correction. Schedule-free is
         Adam with an average of the parameters in place of that of gradients, and the base for
         minibatches: call :meth:`eval` before the parameters are used, and :meth:`train` before
-        steps go on. In full batch too it is the safer one: the first steps on Adam, which have no
-        warm-up, can be too long (the book's trial: 16 of 30 runs lost on three networks).
+        steps go on. In full batch too it was the safer one in the book's trial: on Adam 16 of 30
+        runs on three held-out networks were lost.
     lr : float
         Multiplies η: what schedulers change, and groups may differ in. η itself needs no value.
     rho : float, optional
