@@ -4,6 +4,20 @@ import sys
 import warnings
 from pathlib import Path
 
+__all__ = [
+    "ConvergenceError",
+    "DataError",
+    "EdgeWarning",
+    "GdflowsError",
+    "InputError",
+    "IntegrationError",
+    "InterruptedRunError",
+    "NonFiniteError",
+    "ProcessLostError",
+    "SingularityError",
+    "StoppedRun",
+]
+
 
 class GdflowsError(Exception):
     """Anything gdflows raises on purpose.
