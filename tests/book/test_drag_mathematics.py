@@ -316,6 +316,19 @@ def test_descent_on_the_valley(js):
     assert np.abs(noisy - want).max() < CLOSE
 
 
+@pytest.mark.parametrize("h", [0.043, 0.05])
+def test_the_gradient_flow_on_the_valley(js, h):
+    E = gf.problems.valley(0.3, 43.0)
+    start, times = torch.tensor([1.3, 38.0], dtype=f64), torch.arange(101, dtype=f64) * h
+    want = gf.integrate(gf.flows.NGF(E), start, times=times, rtol=1e-12, atol=1e-13,
+                        method="RK45").states.numpy()  # DOP853's interpolant is off where x rests
+    v = "{kappa: 0.3, top: 43}"
+    got = js(f"m.valley.glide({v}, {h}, 1.3, 38, 100, {{rtol: 1e-12, atol: 1e-13}})")
+    assert np.abs(np.asarray(got) - want).max() < CLOSE
+    drawn = np.asarray(js(f"m.valley.glide({v}, {h}, 1.3, 38, 100)"))
+    assert np.abs(drawn - want).max() < 1e-5
+
+
 # ---- the principal flow off the real axis
 
 

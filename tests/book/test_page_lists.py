@@ -53,13 +53,22 @@ def test_every_figure_of_the_chapters_is_listed(html):
             assert len(caption) > 10
 
 
-def test_recorded_figures_have_command_device_and_time(html):
+def test_recorded_figures_lead_to_their_records(html):
     section = read(html, lists.PAGE).find(id="figures-and-how-each-was-made")
     recorded = [item for item in section.find_all("li") if "Recorded:" in item.text]
     assert len(recorded) > 20
     for item in recorded:
-        assert item.find("code") and re.search(r"\d (s|min|h)\b", item.text), item.text
-        assert "not known" not in item.text
+        assert item.find("a", href=re.compile("#record-")), item.text
+
+
+def test_every_record_has_command_device_and_time(html):
+    section = read(html, lists.PAGE).find(id="recorded-runs")
+    told = {item.find("strong").text: item for item in section.select("p.record")}
+    assert set(told) == {path.parent.name for path in lists.RECORDED.glob("*/run.json")}
+    for name, item in told.items():
+        command = item.find("code").text
+        assert command.startswith("gdflows run ") and "--title" not in command, name
+        assert re.search(r"\. .+, \d+(\.\d)? (s|min|h), 20\d\d-\d\d-\d\d", item.text), item.text
 
 
 # ---- theorems, corrections, terms

@@ -294,7 +294,7 @@ def test_rounding_up():
 
 
 def test_the_plan():
-    names = [p.name for p in (*plan.PLAN, *plan.EDGES)]
+    names = [p.name for p in (*plan.PLAN, *plan.EDGES, *plan.WARM)]
     assert len(set(names)) == len(names)
     assert {p.task for p in plan.PLAN} == set(suite.SUITE)
     table = plan.plan()
@@ -305,7 +305,7 @@ def test_the_plan():
     assert table.minutes.sum() <= 7 * 60  # what can be made again in an evening
     looks = plan.recorded(plan.EDGES)
     assert {r.config["edges"] for r in looks.values()} <= {5} and not set(looks) & set(there)
-    for p in (*plan.PLAN, *plan.EDGES):
+    for p in (*plan.PLAN, *plan.EDGES, *plan.WARM):
         for name in p.methods:
             entrants.entrant(name)
         options = re.findall(r"--([a-z-]+) ", p.command)

@@ -36,8 +36,8 @@ def fail(error):
     return act
 
 
-def record(folder, config=CONFIG, **kwargs):
-    return gf.runs.record(folder, config, study(**kwargs), resumable=True)
+def record(folder, config=CONFIG, title="", **kwargs):
+    return gf.runs.record(folder, config, study(**kwargs), resumable=True, title=title)
 
 
 def listing(folder):
@@ -61,7 +61,7 @@ def test_continues_to_the_same_table(tmp_path, stop_at, what):
     error, expected, words = ERRORS[what]
     whole = record(tmp_path / "whole")
     with pytest.raises(expected, match=words) as raised:
-        record(tmp_path / "broken", stop_at=stop_at, act=fail(error))
+        record(tmp_path / "broken", title="Ten steps", stop_at=stop_at, act=fail(error))
     if expected in (InterruptedRunError, StoppedRun):
         assert f"up to step {stop_at} is kept" in str(raised.value)
         assert f"gdflows resume {tmp_path / 'broken'}" in str(raised.value)
@@ -72,6 +72,7 @@ def test_continues_to_the_same_table(tmp_path, stop_at, what):
         gf.runs.load(tmp_path / "broken")
     resumed = record(tmp_path / "broken")
     pd.testing.assert_frame_equal(resumed.table, whole.table, check_exact=True)
+    assert resumed.title == "Ten steps"
     assert listing(tmp_path / "broken") == ["run.json", "table.csv"]
 
 

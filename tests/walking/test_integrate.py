@@ -306,3 +306,25 @@ def test_fixed_steps_want_a_step(settings, words):
     E = gf.problems.banana()
     with pytest.raises(InputError, match=words):
         gf.integrate(gf.flows.NGF(E), E.theta0, t=1.0, **settings)
+
+
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-9, 1e-11])
+def test_states_at_times_are_within_the_tolerance_where_the_fast_part_rests(rtol):
+    """There DOP853's own interpolant is off by up to fifty thousand times the tolerance."""
+    E = gf.problems.valley(0.3, 43.0)
+    start, times = torch.tensor([1.3, 38.0], dtype=f64), torch.arange(101, dtype=f64) * 0.043
+    exact = gf.integrate(gf.flows.NGF(E), start, times=times, method="Radau", rtol=1e-9)
+    path = gf.integrate(gf.flows.NGF(E), start, times=times, rtol=rtol)
+    late = times > 1
+    assert exact.states[late, 0].abs().max() < 1e-11  # at rest, but for the end of the transient
+    loose = 5 if rtol > 1e-10 else 50  # the steps themselves are as far off as that
+    assert path.states[late, 0].abs().max() < loose * rtol * 9
+
+
+def test_a_flow_without_a_fast_part_is_interpolated():
+    flow = gf.flows.NGF(gf.problems.quadratic([1.0, 3.0]))
+    fine = torch.linspace(0, 1, 1001, dtype=f64)
+    path = gf.integrate(flow, torch.ones(2, dtype=f64), times=fine, rtol=1e-9)
+    exact = torch.exp(-fine[:, None] * torch.tensor([1.0, 3.0], dtype=f64))
+    torch.testing.assert_close(path.states, exact, rtol=0, atol=1e-8)
+    assert path.cost["evaluations"] < 300

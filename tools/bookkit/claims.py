@@ -254,18 +254,17 @@ def problems(claims: list[Claim], where: dict, found: dict[str, dict]) -> list[s
 # -- the page --------------------------------------------------------------------------------------
 
 
+def record(name: str) -> str:
+    """A link to what made a record, on the page of lists."""
+    return f"{{ref}}`{name} <record-{name}>`"
+
+
 def evidence(claim: Claim, section: str) -> str:
     """Where it is computed, and how to see it for oneself."""
     place = f"in {{ref}}`{section}`" if section else "in the chapter"
     if not claim.run:
         return f"Computed {place}."
-    said = []
-    for name in claim.run:
-        run = read_json(RECORDED / name / "run.json") or {}
-        where = run.get("environment", {})
-        said.append(f"`{where.get('command', name)}` ({where.get('device', 'device not known')}, "
-                    f"{where.get('started', 'date not known')})")
-    return f"Read {place} from the record of {'; '.join(said)}."
+    return f"Read {place} from {', '.join(map(record, claim.run))}."
 
 
 def entry(claim: Claim, found: dict, section: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Sphinx extension: the lists at the end of the book, gathered from the chapters themselves.
 
 On the page `book/appendix/lists` stand, in place of lines `<!-- list: NAME -->`: the figures and
-how each was made, the theorems, what the book corrects in its sources, and where each term of the
-glossary is used. `terms.js` gives every page the glossary's definitions, shown at a term's links.
+how each was made, the recorded runs, the theorems, what the book corrects in its sources, and where
+each term of the glossary is used. `terms.js` gives every page the glossary's definitions, shown at a term's links.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 
 from . import drag
 from .chapters import code_cells, pages, source
-from .claims import LABEL, RECORDED, plain, title
+from .claims import LABEL, RECORDED, load, plain, record, title
 from .files import read_json
 
 PAGE = "book/appendix/lists"
@@ -27,6 +27,7 @@ CODE_CELL = re.compile(r"^(`{3,})\{code-cell\}[^\n]*\n(.*?)^\1 *$", re.M | re.S)
 THEOREM = re.compile(r"^`{3,}\{prf:(\w+)\}([^\n]*)\n(?::[^\n]*\n)*?:label: (\S+)", re.M)
 CORRECTION = re.compile(
     r"^(`{3,}|:{3,})\{admonition\} ([^\n]*)\n:class: correction\n(.*?)^\1 *$", re.M | re.S)
+NAMING = re.compile(r"\s--(?:title|out) (?:'[^']*'|\S+)")  # of a command
 DRAG = re.compile(r"^```\{drag\} (\S+)$", re.M)
 TERM_ROLE = re.compile(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`")
 DOC_ROLE = re.compile(r"\{doc\}`(?:([^`<]*?) *<)?([^`>]+)>?`")
@@ -143,18 +144,11 @@ def first_sentence(text: str) -> str:
     return text[: end.end()] if end else text
 
 
-def how(runs: set[str], page: str, root: Path, seconds: float | None) -> str:
+def how(runs: set[str], seconds: float | None) -> str:
     if not runs:
         time = f", whose cells ran in {seconds:.0f} s" if seconds else ""
-        return f"Live, on the CPU, by the chapter{time}"
-    said = []
-    for name in sorted(runs):
-        record = (read_json(RECORDED / name / "run.json") or {}).get("environment", {})
-        took = record.get("seconds")
-        time = f", {length(took)}" if took else ""
-        command = record.get("command", "").split(" --title")[0] or f"record {name}"
-        said.append(f"`{command}` ({record.get('device', 'device not known')}{time})")
-    return "Recorded: " + "; ".join(said)
+        return f"*Live, on the CPU, by the chapter{time}.*"
+    return f"Recorded: {', '.join(map(record, sorted(runs)))}."
 
 
 def length(seconds: float) -> str:
@@ -169,15 +163,43 @@ def list_figures(root: Path) -> list[str]:
     lines = []
     for page in pages(root):
         done = Execution.load(page)
-        rows = [f"- {{numref}}`{name}`. {caption} *{how(runs, page, root, done and done.seconds)}.*"
-                if len(runs) == 0 else
-                f"- {{numref}}`{name}`. {caption} {how(runs, page, root, None)}."
+        rows = [f"- {{numref}}`{name}`. {caption} {how(runs, done and done.seconds)}"
                 for name, caption, runs in figures(page, root)]
         rows += [f"- A figure to drag: {drag.head(name, 'Title')}. *Computed in the page, by its "
                  "own script, which is tested against the package.*"
                  for name in DRAG.findall(source(page, root).read_text())]
         if rows:
             lines += [f"### {title(page, root)}", "", f"In {{doc}}`/{page}`:", "", *rows, ""]
+    return lines
+
+
+# -- recorded runs: what made each, once ------------------------------------------------------------
+
+
+def readers(root: Path) -> dict[str, list[str]]:
+    """By record: the chapters that read it, in code or for a claim."""
+    found: dict[str, list[str]] = {}
+    for page in pages(root):
+        cells = [cell.source for cell in code_cells(page, root)]
+        traced = Sources(cells)
+        read = set().union(*map(traced.cell, cells), *(claim.run for claim in load(page, root)))
+        for name in read:
+            found.setdefault(name, []).append(page)
+    return found
+
+
+def list_records(root: Path) -> list[str]:
+    read, lines = readers(root), []
+    for path in sorted(RECORDED.glob("*/run.json")):
+        name, run = path.parent.name, read_json(path)
+        made = run["environment"]
+        where = ", ".join(f"{{doc}}`/{page}`" for page in read.get(name, []))
+        lines += [
+            f"(record-{name})=", "", "{.record}",
+            f"**{name}** {run['title'].rstrip('.')}. {made['device']}, {length(made['seconds'])}, "
+            f"{made['started'].split()[0]}{f'; read in {where}' if where else ''}.\\",
+            f"`{NAMING.sub('', made['command'])}`", "",
+        ]
     return lines
 
 
@@ -252,8 +274,8 @@ def list_terms(root: Path) -> list[str]:
     return lines
 
 
-LISTS = {"figures": list_figures, "theorems": list_theorems, "corrections": list_corrections,
-         "terms": list_terms}
+LISTS = {"figures": list_figures, "records": list_records, "theorems": list_theorems,
+         "corrections": list_corrections, "terms": list_terms}
 
 
 def read_source(app, docname: str, text: list[str]) -> None:

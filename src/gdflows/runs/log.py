@@ -49,6 +49,8 @@ class Log:
         Of the state that was kept last.
     kept : bool
         Whether any was.
+    title : str
+        Of the record to be; kept with the state.
     ended : str or None
         Why the study ended before its time, if it did; a study sets it.
     seconds_between : float
@@ -77,7 +79,7 @@ class Log:
         self.rows: list[dict] = []
         self.state: dict | None = None
         self.step, self.ended, self.kept = 0, None, False
-        self.seconds, self.started, self.command = 0.0, None, None
+        self.seconds, self.started, self.command, self.title = 0.0, None, None, ""
         self.data: dict[str, str] = {}
         self.restoring, self.begun = False, None
         self._folder, self._config, self._device = folder, config, device
@@ -101,6 +103,7 @@ class Log:
         self.rows, self.state, self.step = kept["rows"], kept["state"], kept["step"]
         self.seconds, self.started = kept["seconds"], kept["started"]
         self.command, self.data = kept["command"], kept["data"]
+        self.title = kept.get("title", "")  # states of gdflows before this have none
         self.kept = self.restoring = True
         # Who continues it elsewhere gets other roundings: the record will say so.
         self.machines = kept["machines"] + [m for m in self.machines if m != kept["machines"][-1]]
@@ -173,6 +176,7 @@ class Log:
             "versions": self.begun or self.versions,
             "machines": self.machines,
             "data": self.data,
+            "title": self.title,
         }
         file = self._folder / STATE
         try:

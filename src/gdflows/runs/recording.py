@@ -79,6 +79,7 @@ def record(
     folder, config = Path(folder), json.loads(json.dumps(dict(config)))
     with _held(folder, config), stopping(at_checkpoint=resumable) as stop:
         log = Log(folder, config, device, stop) if resumable else Log()
+        log.title = title or log.title or _old_title(folder)
         started = datetime.now(UTC)
         with _told(folder, config, log, resumable), origin.noting(log.data):
             table = study(log) if resumable else study()
@@ -99,7 +100,7 @@ def record(
             environment["processes"] = parallel.size()
         if log.ended:
             environment["ended"] = log.ended
-        run = Run(folder.name, config, table, environment, title or _old_title(folder))
+        run = Run(folder.name, config, table, environment, log.title)
         if parallel.first():
             _save(run, folder, config, log)
     return run

@@ -34,6 +34,13 @@ FIXED = ("euler", "rk4")
 METHODS = (*ADAPTIVE, *FIXED)
 MANY = {"paths", "seed", "antithetic", "increments", "keep", "observe", "chunk"}
 RUNAWAY = 1e12  # growth of the norm that is called a blow-up
+# At a step of this many times the fastest rate's inverse DOP853's interpolant leaves its tolerance:
+# by thousands, where the fast part is at rest. Its steps, whose error is estimated, do not.
+STIFF = 5.0
+TOO_STIFF = (
+    "the step size fell to rounding level; the flow is too stiff here, or not smooth. Try "
+    "method='Radau', or end before t = {:.6g}."
+)
 
 
 def integrate(
@@ -203,6 +210,22 @@ def integrate(
         except LeavesTheReals:  # on trying how long the first step may be
             return begin(at, state.widen(y))
 
+    def between(at: float, y: np.ndarray, times: list[float]) -> list[np.ndarray]:
+        """The states at times inside the step that was just made from y."""
+        if getattr(solver, "rate", 0.0) * solver.step_size < STIFF:
+            dense = solver.dense_output()
+            return [dense(time) for time in times]
+        found = []
+        for time in times:
+            short = solver_class(state, at, y, time, first_step=time - at, **kinds)
+            while short.status == "running":
+                short.step()
+            if short.status == "failed":
+                fail("stiffness", TOO_STIFF.format(short.t))
+            at, y = time, short.y
+            found.append(y)
+        return found
+
     solver = begin(0.0, start)
 
     saved_t, saved_y, saved_error = [0.0], [start], [0.0]
@@ -242,11 +265,11 @@ def integrate(
             if wanted:  # land on a time asked for if it is no shorter than half a step away:
                 near = not fixed and wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
                 solver.t_bound = t if near else wanted[0]  # interpolation has no error control
-            before, dense = (solver.t, solver.y), None
+            before, inside = (solver.t, solver.y), []
             try:
                 solver.step()
-                if wanted and wanted[0] <= solver.t and not fixed and solver.status != "failed":
-                    dense = solver.dense_output()  # fixed steps land on the times
+                if wanted and wanted[0] < solver.t and solver.status != "failed":
+                    inside = between(*before, [time for time in wanted if time < solver.t])
             except LeavesTheReals:
                 solver = begin(before[0], state.widen(before[1]))
                 continue
@@ -258,11 +281,7 @@ def integrate(
                     fail("non-finite", state.non_finite)
                 if grown:
                     fail("blow-up", "the solution runs to infinity in finite time.")
-                fail(
-                    "stiffness",
-                    "the step size fell to rounding level; the flow is too stiff here, or not "
-                    f"smooth. Try method='Radau', or end before t = {solver.t:.6g}.",
-                )
+                fail("stiffness", TOO_STIFF.format(solver.t))
             if not np.linalg.norm(solver.y) < RUNAWAY * scale0:
                 fail("blow-up", f"the norm has grown by more than {RUNAWAY:.0e}.")
             error = None if solver.local_error is None else error + solver.local_error
@@ -277,11 +296,12 @@ def integrate(
                 saved_t.append(float(solver.t))
                 saved_y.append(solver.y)
                 saved_error.append(error)
-            elif wanted and wanted[0] <= solver.t:
-                while wanted and wanted[0] <= solver.t:
-                    saved_t.append(wanted.popleft())
-                    saved_y.append(solver.y if saved_t[-1] == solver.t else dense(saved_t[-1]))
-                    saved_error.append(error)
+            else:
+                for y in (*inside, solver.y):
+                    if wanted and wanted[0] <= solver.t:
+                        saved_t.append(wanted.popleft())
+                        saved_y.append(y)
+                        saved_error.append(error)
             bar.update(min(float(solver.t), t) - bar.n)
 
             if state.evaluations > max_evaluations and solver.status == "running":

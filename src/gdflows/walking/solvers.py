@@ -13,10 +13,17 @@ def with_error(base: type) -> type:
 
     class Solver(base):
         _norm = None
+        rate = 0.0  # the flow's fastest, estimated as far as it was seen of late
 
         def _estimate_error_norm(self, K, h, scale):
             with np.errstate(invalid="ignore", divide="ignore"):  # a NaN: the step is rejected
                 self._norm = super()._estimate_error_norm(K, h, scale)
+                if base is scipy.integrate.DOP853:
+                    # Two stages at the step's end: how do their slopes differ? (Hairer and
+                    # Wanner, section IV.2, eq. 2.22.) Where the fast part rests, it is not seen.
+                    apart = h * np.linalg.norm((self.B - self.A[-1]) @ K[:-1])
+                    seen = np.linalg.norm(K[-1] - K[-2]) / apart
+                    self.rate = max(0.95 * self.rate, seen if np.isfinite(seen) else 0.0)
             self._scale = scale
             return self._norm
 

@@ -1,5 +1,5 @@
 // The valley E = ½ y x² + ½ κ (y − y*)² with noise on the slope in x: gradient descent on it, the
-// stochastic rod on its floor x = 0, and where that comes to rest. No DOM here.
+// gradient flow, the stochastic rod on its floor x = 0, and where that comes to rest. No DOM here.
 (function (root) {
   "use strict";
   const G = (root.gdflows = root.gdflows || {});
@@ -18,6 +18,12 @@
       found.push([x, y]);
     }
     return found;
+  }
+
+  // the gradient flow at the times of the steps
+  function glide(v, h, x, y, steps, options) {
+    const times = [...Array(steps + 1).keys()].map((k) => k * h);
+    return G.math.ode.solve((p) => grad(v, ...p).map((slope) => -slope), [x, y], times, options).states;
   }
 
   // time derivatives of the centre's height y and of the swing's mean square q
@@ -65,5 +71,5 @@
   }
 
   G.math = G.math || {};
-  G.math.valley = { value, grad, walk, rod, follow, rest };
+  G.math.valley = { value, grad, walk, glide, rod, follow, rest };
 })(globalThis);

@@ -257,6 +257,9 @@ ENTRANTS = {
         lambda batches: {"eta": 0.1, "noise": 0.01, **_AS_WRITTEN},
     ),
     "adaeos": _own(_adaeos(base="adam"), (RHO, *SCHEDULE), _rho("adam")),
+    "adaeos-warm": Entrant(
+        _adaeos(base="adam"), default=lambda b: _rho("adam")(b) | {"warmup": 0.1}, own_rate=True
+    ),
     "adaeos-momentum": _own(_adaeos(base="momentum"), (RHO, *SCHEDULE), _rho("momentum")),
     "adaeos-sgd": _own(_adaeos(base="sgd"), (RHO, *SCHEDULE), _rho("sgd")),
     "adaeos-free": _own(

@@ -37,7 +37,7 @@ EDGE_PRODUCTS = 30  # of one look at the true edge
 #: Gradients a step, of those with products at every step.
 DEAR = {"cdat": 3.0, "proposal": 5.0, "proposal-noise": 5.0, "proposal-sigma": 5.0,
         "adaeos": 1.2, "adaeos-free": 1.2, "adaeos-momentum": 1.2, "adaeos-sgd": 1.2,
-        "adaeos-walk": 1.2}  # fmt: skip
+        "adaeos-walk": 1.2, "adaeos-warm": 1.2}  # fmt: skip
 
 
 class Planned(NamedTuple):
@@ -164,6 +164,13 @@ EDGES = tuple(
                  "digits", "digits-conv", "mnist", "gpt", "autoencoder", "window", "lstm")
 )  # fmt: skip
 
+#: AdaEoS on Adam with a warm-up over a tenth of the budget, in full batch: planned when all others
+#: were on record and a warm-up had been seen to help on one task, so no part of the verdict.
+WARM = tuple(
+    Planned(task, ("adaeos-warm",), edges=5, suffix="-warm")
+    for task, entry in SUITE.items() if not entry.batch
+)  # fmt: skip
+
 
 def plan() -> pd.DataFrame:
     """The records: methods, seeds and the most that each costs, in minutes of one core."""
@@ -202,7 +209,7 @@ def joined(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     InputError
         For a name that is not in the plan, or two records of a task that share a method.
     """
-    tasks, out = {p.name: p.task for p in (*PLAN, *EDGES)}, {}
+    tasks, out = {p.name: p.task for p in (*PLAN, *EDGES, *WARM)}, {}
     for name, table in tables.items():
         if name not in tasks:
             raise InputError(f"There is no record {name!r} in the plan: {', '.join(tasks)}.")
