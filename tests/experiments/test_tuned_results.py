@@ -297,16 +297,19 @@ TUNED = [n for n in TRIALS if load(n).config["tuning"]]
 @pytest.mark.parametrize("name", sorted(set(TRIALS) - set(TUNED)))
 def test_a_record_without_a_search_has_one_setting_and_the_true_edge_of_all_its_seeds(name):
     recorded = load(name)
-    assert name in {p.name for p in plan.EDGES}
+    assert name in {p.name for p in (*plan.EDGES, *plan.WARM)}
     mine = recorded.table[~recorded.table.part.isin(("sweep", "search"))]
     assert set(mine.part) == {"default"} and mine.setting.nunique() == 1
-    assert mine[mine.true_sigma.notna()].seed.nunique() == recorded.config["edges"] == 5
+    seeds = mine[mine.true_sigma.notna()].seed.nunique()
+    assert seeds == recorded.config["edges"] == len(results.courses(mine)) >= 5
+    if name in {p.name for p in plan.WARM}:
+        return
     task = recorded.config["task"]
     other = plan.joined({p.name: load(p.name).table for p in plan.PLAN if p.task == task})[task]
     other = other[(other.method == mine.method.iloc[0]) & (other.part == "default")]
     steps = results.courses(mine).set_index("seed").steps
     known = results.courses(other).set_index("seed").steps
-    assert len(steps) == 5 and steps.equals(known[steps.index])  # the same runs once more
+    assert steps.equals(known[steps.index])  # the same runs once more
 
 
 @pytest.mark.parametrize("name", TUNED)

@@ -167,7 +167,7 @@ EDGES = tuple(
 #: AdaEoS on Adam with a warm-up over a tenth of the budget, in full batch: planned when all others
 #: were on record and a warm-up had been seen to help on one task, so no part of the verdict.
 WARM = tuple(
-    Planned(task, ("adaeos-warm",), edges=5, suffix="-warm")
+    Planned(task, ("adaeos-warm",), edges=RULES.seeds(entry.kind), suffix="-warm", searched=False)
     for task, entry in SUITE.items() if not entry.batch
 )  # fmt: skip
 
