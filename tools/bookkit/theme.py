@@ -34,6 +34,7 @@ REPLACED = [
      'class="sidebar-toggle primary-toggle btn btn-sm" aria-label="Contents of the book" title='),
     ('class="sidebar-toggle secondary-toggle btn btn-sm" title=',
      'class="sidebar-toggle secondary-toggle btn btn-sm" aria-label="Contents of the page" title='),
+    ('Solution to<a class=', 'Solution to <a class='),  # the link has the blank inside
     ('class="overlay overlay-primary"', 'aria-hidden="true" class="overlay overlay-primary"'),
     ('class="overlay overlay-secondary"', 'aria-hidden="true" class="overlay overlay-secondary"'),
 ]
