@@ -20,7 +20,6 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
 from .chapters import ROOT, BookError, chapters, source
-from .files import read_json
 
 LEDGER = "book/appendix/claims"
 MARKER = "<!-- the entries, by chapter -->"

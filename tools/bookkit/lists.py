@@ -2,7 +2,8 @@
 
 On the page `book/appendix/lists` stand, in place of lines `<!-- list: NAME -->`: the figures and
 how each was made, the recorded runs, the theorems, what the book corrects in its sources, and where
-each term of the glossary is used. `terms.js` gives every page the glossary's definitions, shown at a term's links.
+each term of the glossary is used. `terms.js` gives every page the glossary's definitions, shown at
+a term's links.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def list_figures(root: Path) -> list[str]:
     return lines
 
 
-# -- recorded runs: what made each, once ------------------------------------------------------------
+# -- recorded runs: what made each, once ----------------------------------------------------------
 
 
 def readers(root: Path) -> dict[str, list[str]]:
