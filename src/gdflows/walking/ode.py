@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -210,13 +211,14 @@ def integrate(
         except LeavesTheReals:  # on trying how long the first step may be
             return begin(at, state.widen(y))
 
-    def between(at: float, y: np.ndarray, times: list[float]) -> list[np.ndarray]:
-        """The states at times inside the step that was just made from y."""
+    def between(at: float, y: np.ndarray) -> list[np.ndarray]:
+        """The states at the wanted times inside the step that was just made from (at, y)."""
+        inside = list(takewhile(lambda time: time < solver.t, wanted))
         if getattr(solver, "rate", 0.0) * solver.step_size < STIFF:
             dense = solver.dense_output()
-            return [dense(time) for time in times]
+            return [dense(time) for time in inside]
         found = []
-        for time in times:
+        for time in inside:
             short = solver_class(state, at, y, time, first_step=time - at, **kinds)
             while short.status == "running":
                 short.step()
@@ -265,11 +267,11 @@ def integrate(
             if wanted:  # land on a time asked for if it is no shorter than half a step away:
                 near = not fixed and wanted[0] - solver.t < getattr(solver, "h_abs", 0.0) / 2
                 solver.t_bound = t if near else wanted[0]  # interpolation has no error control
-            before, inside = (solver.t, solver.y), []
+            before, found = (solver.t, solver.y), []
             try:
                 solver.step()
                 if wanted and wanted[0] < solver.t and solver.status != "failed":
-                    inside = between(*before, [time for time in wanted if time < solver.t])
+                    found = between(*before)
             except LeavesTheReals:
                 solver = begin(before[0], state.widen(before[1]))
                 continue
@@ -297,7 +299,7 @@ def integrate(
                 saved_y.append(solver.y)
                 saved_error.append(error)
             else:
-                for y in (*inside, solver.y):
+                for y in (*found, solver.y):
                     if wanted and wanted[0] <= solver.t:
                         saved_t.append(wanted.popleft())
                         saved_y.append(y)
