@@ -158,8 +158,9 @@ def test_where_nobody_comes_to_the_target_the_loss_decides():
 
 def test_rules_are_told_with_the_numbers_that_are_obeyed():
     text = rules.text()
-    assert "{" not in text and "10 times the task's budget" in text
-    assert f"{rules.RULES.judged} held-out" in text and "3.16" in text and "1.78" in text
+    words = " ".join(text.split())
+    assert "{" not in text and "10 times the task's budget" in words
+    assert f"{rules.RULES.judged} held-out" in words and "3.16" in text and "1.78" in text
     assert [line[:2] for line in text.splitlines() if line[0] != " "] == [
         *(f"{i}." for i in range(1, 10)), "10",
     ]  # fmt: skip

@@ -96,7 +96,8 @@ def key(name: str) -> str:
 
 
 def line(subject: Subject, all_: list[Section], terms: set[str]) -> str:
-    name = f"{{term}}`{subject.name}`" if subject.name in terms else f"**{subject.name}**"
+    name = f"{{term}}`{subject.name}`" if subject.name in terms else subject.name
+    name = f"**{name}**"
     if subject.see:
         return f"- {name}: see *{'*, *'.join(subject.see)}*"
     said: dict[str, list[str]] = {}

@@ -20,7 +20,11 @@ PRINTED = re.compile(r'(<div class="output [^>]*><div class="highlight">)<pre>(.
 #: A formula in the text, with what must not be torn from it at the end of a line.
 GLUED = re.compile(r'([(\[“‘]*)(<span class="math notranslate nohighlight">\\\(.*?\\\)</span>)'
                    r"([.,;:!?)\]’”]*)", re.S)
+CLAIM = re.compile(r'<a class="reference internal" (href="[^"]*claims\.html#claim-[^"]*">'
+                   r'<span class="std std-ref">✓</span></a>)')
 PROOF = re.compile(r'(<div class="proof [^">]*)" id="proof">')
+CELL = re.compile(r"<td\b.*?</td>", re.S)
+WORDY = 60  # characters of a cell that is read and not looked up
 LINE = 100  # characters that fit the column of a desktop
 REPLACED = [
     (' role="doc-biblioentry"', ""),  # not for a div, says WAI-ARIA
@@ -47,6 +51,8 @@ def table(match: re.Match) -> str:
     """
     text = EMPTY_HEAD.sub(r"<td\1></td>", match.group(0))
     text = CAPTION.sub(r'<caption\1><span class="caption-line">\2</span></caption>', text)
+    if any(len(re.sub(r"<[^>]+>", "", cell)) > WORDY for cell in CELL.findall(text)):
+        text = re.sub(r'<table class="([^"]*)"', r'<table class="wordy \1"', text, count=1)
     return f'<div class="table-scroll">{text}</div>'
 
 
@@ -80,6 +86,7 @@ def mended(html: str) -> str:
     """A page's body as the theme made it, with what it lacks."""
     for old, new in REPLACED:
         html = html.replace(old, new)
+    html = CLAIM.sub(r'<a class="reference internal claim-mark" \1', html)
     html = SUMMARY.sub('<summary aria-label="Chapters of this part">', html)
     # Each proof has the same name, by which only the first would be folded.
     html = GLUED.sub(glued, PROOF.sub(r'\1 bare-proof">', html))

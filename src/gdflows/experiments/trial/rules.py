@@ -5,6 +5,8 @@ They were fixed before the first record. The text is told here once; pages print
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass
 
 
@@ -122,4 +124,6 @@ def text() -> str:
         "fine": RULES.factor**0.5,
         "rates": ", ".join(f"{rate:.3g}" for rate in TARGET_RATES),
     }
-    return _TEXT.format(**numbers)
+    rules = re.split(r"\n(?=\d+\. )", _TEXT.format(**numbers).strip())
+    return "\n".join(textwrap.fill(" ".join(rule.split()), 96, subsequent_indent="   ")
+                     for rule in rules)
