@@ -232,7 +232,7 @@ def slope(ax: Axes, x, y, *, label: str = "", **kwargs) -> float:
     drawn = [points.get_xdata() for points in ax.lines if points.get_gid() == "slope"]
     at = np.unique(np.concatenate(drawn))  # of all calls: each has a say in where the labels are
     if at[-1] < 10 * at[0] and len(at) <= 6:  # too short to hold two powers of ten
-        ax.set_xticks(at, [f"{value:.2g}" for value in at])
+        ax.set_xticks(at, [f"{value:.3g}" for value in at])
         ax.xaxis.minorticks_off()
     else:
         subs = (1, 3) if at[-1] < 100 * at[0] else (1,)

@@ -45,6 +45,24 @@ def test_a_functions_records_are_those_of_its_calls():
     assert drawn == {"penalty-digits"}
 
 
+def test_what_a_function_or_a_comprehension_binds_is_its_own():
+    read = "found = gf.runs.load('penalty-digits')"
+    assert sources(read, "def f(x):\n    found = x\n    return found", "ax.plot(f(1))")[2] == set()
+    assert sources(read, "ax.plot([found for found in x])")[1] == set()
+    assert sources(read, "def f():\n    return found", "ax.plot(f())")[2] == {"penalty-digits"}
+
+
+def test_names_given_together_forget_and_parts_do_not():
+    read = "found = gf.runs.load('penalty-digits')"
+    assert sources(read, "size, found = 1, 2", "ax.plot(found)")[2] == set()
+    assert sources(read, "found['x'] = 2", "ax.plot(found)")[2] == {"penalty-digits"}
+
+
+def test_the_records_of_a_plan_are_found():
+    whole, looks = sources("r = plan.recorded()", "r = plan.recorded(plan.EDGES)")
+    assert len(whole) > 20 and looks and all(name.endswith("-edges") for name in looks)
+
+
 def test_every_figure_of_the_chapters_is_listed(html):
     made = str(read(html, lists.PAGE).find("article"))
     for page in chapters():

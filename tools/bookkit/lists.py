@@ -28,6 +28,7 @@ CODE_CELL = re.compile(r"^(`{3,})\{code-cell\}[^\n]*\n(.*?)^\1 *$", re.M | re.S)
 THEOREM = re.compile(r"^`{3,}\{prf:(\w+)\}([^\n]*)\n(?::[^\n]*\n)*?:label: (\S+)", re.M)
 CORRECTION = re.compile(
     r"^(`{3,}|:{3,})\{admonition\} ([^\n]*)\n:class: correction\n(.*?)^\1 *$", re.M | re.S)
+MANY = 12  # runs of a figure that are named one by one
 NAMING = re.compile(r"\s--(?:title|out) (?:'[^']*'|\S+)")  # of a command
 DRAG = re.compile(r"^```\{drag\} (\S+)$", re.M)
 TERM_ROLE = re.compile(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`")
@@ -47,7 +48,8 @@ class Sources(ast.NodeVisitor):
 
     A name assigned from an expression takes over whatever the expression's names hold. That may
     find too much (a learning rate taken from a record marks what is computed with it), never too
-    little, but for what a function reads inside itself and only passes on by its own name.
+    little, but for what a function reads inside itself and only passes on by its own name. Names
+    that a function or a comprehension binds are its own.
     """
 
     def __init__(self, cells: list[str]):
@@ -59,10 +61,12 @@ class Sources(ast.NodeVisitor):
         self.patterns = [pattern(part) for part in parts if isinstance(part, ast.JoinedStr)]
 
     def of(self, node) -> set[str]:
-        found = set()
+        found, own = set(), bound(node)
         for part in ast.walk(node):
             if isinstance(part, ast.Name):
-                found |= self.held.get(part.id, set())
+                found |= self.held.get(part.id, set()) if part.id not in own else set()
+            elif isinstance(part, ast.Call) and getattr(part.func, "attr", "") == "recorded":
+                found |= planned(part)
             elif isinstance(part, ast.JoinedStr):
                 found |= self.named(part)
             elif isinstance(part, ast.Constant) and part.value in self.recorded:
@@ -82,22 +86,26 @@ class Sources(ast.NodeVisitor):
         made = (re.fullmatch(one, text) for one in self.patterns)
         return text in self.strings or any(m and set(m.groups()) <= self.strings for m in made)
 
-    def give(self, target, runs: set[str], more: bool) -> None:
-        for part in ast.walk(target):
-            if isinstance(part, ast.Name):
-                before = self.held.get(part.id, set()) if more else set()
-                self.held[part.id] = before | runs
+    def give(self, target, runs: set[str], more: bool = False) -> None:
+        """Names take it in place of what they held; what is a part of something, besides."""
+        if isinstance(target, ast.Tuple | ast.List):
+            for part in target.elts:
+                self.give(part, runs, more)
+        elif isinstance(target, ast.Name):
+            self.held[target.id] = runs | (self.held.get(target.id, set()) if more else set())
+        elif isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
+            self.give(target.value, runs, more=not isinstance(target, ast.Starred))
 
     def statement(self, node) -> set[str]:
         """Runs that a statement draws from; what it assigns holds them afterwards."""
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
             runs = self.of(node)
             self.held[node.name] = runs
             return set()
         if isinstance(node, ast.Assign):
             runs = self.of(node.value)
             for target in node.targets:
-                self.give(target, runs, more=not isinstance(target, ast.Name))
+                self.give(target, runs)
             return runs
         if isinstance(node, ast.AugAssign | ast.AnnAssign) and node.value is not None:
             runs = self.of(node.value)
@@ -107,7 +115,7 @@ class Sources(ast.NodeVisitor):
             runs = set()
             if isinstance(node, ast.For):
                 runs = self.of(node.iter)
-                self.give(node.target, runs, more=False)
+                self.give(node.target, runs)
             else:
                 for head in ("test", "items"):
                     part = getattr(node, head, [])
@@ -122,6 +130,28 @@ class Sources(ast.NodeVisitor):
 
     def cell(self, code: str) -> set[str]:
         return set().union(*(self.statement(node) for node in ast.parse(code).body))
+
+
+def bound(node) -> set[str]:
+    """Names that a statement, or functions and comprehensions in it, make for themselves."""
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.arg):
+            found.add(part.arg)
+        elif isinstance(part, ast.comprehension):
+            found |= {name.id for name in ast.walk(part.target) if isinstance(name, ast.Name)}
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        found |= {name.id for name in ast.walk(node)
+                  if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    return found
+
+
+def planned(call: ast.Call) -> set[str]:
+    """The trial's records that `plan.recorded()` reads, or `plan.recorded(plan.EDGES)`."""
+    from gdflows.experiments.trial import plan
+
+    which = [getattr(arg, "attr", "") for arg in call.args] or ["PLAN"]
+    return set(plan.recorded(getattr(plan, which[0])))
 
 
 def figures(page: str, root: Path) -> list[tuple[str, str, set[str]]]:
@@ -149,6 +179,8 @@ def how(runs: set[str], seconds: float | None) -> str:
     if not runs:
         time = f", whose cells ran in {seconds:.0f} s" if seconds else ""
         return f"*Live, on the CPU, by the chapter{time}.*"
+    if len(runs) > MANY:
+        return f"Recorded: {len(runs)} runs, {record(min(runs))} to {record(max(runs))}."
     return f"Recorded: {', '.join(map(record, sorted(runs)))}."
 
 
@@ -170,7 +202,7 @@ def list_figures(root: Path) -> list[str]:
                  "own script, which is tested against the package.*"
                  for name in DRAG.findall(source(page, root).read_text())]
         if rows:
-            lines += [f"### {title(page, root)}", "", f"In {{doc}}`/{page}`:", "", *rows, ""]
+            lines += [f"### {title(page, root)}", "", *rows, ""]
     return lines
 
 
@@ -245,7 +277,7 @@ def list_corrections(root: Path) -> list[str]:
             heading = box.group(2).strip()
             name = "" if heading == "A correction" else f" {heading}."
             place = f"In {{ref}}`{where}`" if where else f"In {{doc}}`/{page}`"
-            lines += [f"**{place}.**{name} {moved(box.group(3).strip(), page)}", "", "---", ""]
+            lines += [f"**{place}:**{name} {moved(box.group(3).strip(), page)}", "", "---", ""]
     return lines[:-2] if lines else lines
 
 

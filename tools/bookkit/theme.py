@@ -20,7 +20,10 @@ PRINTED = re.compile(r'(<div class="output [^>]*><div class="highlight">)<pre>(.
 #: A formula in the text, with what must not be torn from it at the end of a line.
 GLUED = re.compile(r'([(\[“‘]*)(<span class="math notranslate nohighlight">\\\(.*?\\\)</span>)'
                    r"([.,;:!?)\]’”]*)", re.S)
-CLAIM = re.compile(r'<a class="reference internal" (href="[^"]*claims\.html#claim-[^"]*">'
+PRE = re.compile(r"(<pre\b.*?</pre>)", re.S)
+PERCENT = re.compile(r"(?<=\d) (?=%)")
+#: The mark behind a claim, with the blank before it.
+CLAIM = re.compile(r'( ?)<a class="reference internal" (href="[^"]*claims\.html#claim-[^"]*">'
                    r'<span class="std std-ref">✓</span></a>)')
 PROOF = re.compile(r'(<div class="proof [^">]*)" id="proof">')
 CELL = re.compile(r"<td\b.*?</td>", re.S)
@@ -61,7 +64,9 @@ def sentences(match: re.Match) -> str:
     text = html_entities(re.sub(r"<[^>]+>", "", match.group(2)))
     long = [line for line in text.splitlines() if len(line) > LINE]
     row = re.compile(r"\S {2,}\S+ {2,}\S")
-    if not long or any(re.search(r"\S {3,}\S", line) for line in long) or row.search(text):
+    command = any(line.endswith("\\") for line in text.splitlines())  # of a recorded run
+    if not long or command or any(re.search(r"\S {3,}\S", line) for line in long) \
+            or row.search(text):
         return match.group(0)
     return f'{match.group(1)}<pre class="sentences">{match.group(2)}</pre>'
 
@@ -70,6 +75,14 @@ def glued(match: re.Match) -> str:
     """A formula is a box of its own, and a full stop behind it may begin a line if not held."""
     before, formula, after = match.groups()
     return f'<span class="glued">{match.group(0)}</span>' if before or after else formula
+
+
+def glued_words(html: str) -> str:
+    """A number stays with its per cent sign, a sentence with the mark of its claim."""
+    html = PERCENT.sub("&nbsp;", html)
+    html = CLAIM.sub(r'\1<a class="reference internal claim-mark" \2', html)
+    return html.replace(' <a class="reference internal claim-mark"',
+                        '&nbsp;<a class="reference internal claim-mark"')
 
 
 def searches(html: str) -> str:
@@ -86,7 +99,8 @@ def mended(html: str) -> str:
     """A page's body as the theme made it, with what it lacks."""
     for old, new in REPLACED:
         html = html.replace(old, new)
-    html = CLAIM.sub(r'<a class="reference internal claim-mark" \1', html)
+    html = "".join(
+        part if part.startswith("<pre") else glued_words(part) for part in PRE.split(html))
     html = SUMMARY.sub('<summary aria-label="Chapters of this part">', html)
     # Each proof has the same name, by which only the first would be folded.
     html = GLUED.sub(glued, PROOF.sub(r'\1 bare-proof">', html))

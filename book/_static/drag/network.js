@@ -5,7 +5,7 @@ gdflows.figure("network", function (fig) {
   const { output, loss, hessian, top, step, rod, start } = gdflows.math.network;
   const say = gdflows.say;
   const UNITS = 8, POINTS = 9, SHOWN = 600, EVERY = 2;
-  fig.try("train; when the sharpness has risen to 2/η, look at the two fits, at both ends of the rod. " +
+  fig.try("train; when the sharpness has risen to 2/h, look at the two fits, at both ends of the rod. " +
     "Then halve the learning rate while it trains. Drag the data and see it sharpen again.");
   const xs = [...Array(POINTS).keys()].map((k) => -1 + (2 * k) / (POINTS - 1));
   xs.forEach((x, k) => fig.value(`y${k}`, Number(Math.sin(3.5 * x).toFixed(2)), -1.5, 1.5));
@@ -35,7 +35,7 @@ gdflows.figure("network", function (fig) {
     theta = start(UNITS, Math.round(fig.state.r));
     [history, count] = [[], 0];
   };
-  fig.slider({ key: "e", label: "learning rate η", min: 0.02, max: 0.5, step: 0.01, start: 0.25, say: (v) => say(v) });
+  fig.slider({ key: "e", label: "learning rate h", min: 0.02, max: 0.5, step: 0.01, start: 0.25, say: (v) => say(v) });
   const player = fig.player({
     label: "Train", many: 150,
     tick() {
@@ -63,7 +63,7 @@ gdflows.figure("network", function (fig) {
   fig.changed = begin;
   fig.legend([
     { model: "GD", name: "iterates; dashed: the next one" }, { model: "rod", name: "the rod's centre" },
-    { model: "edge", name: "2/η", mark: "dashed" },
+    { model: "edge", name: "2/h", mark: "dashed" },
   ]);
   function look(next) {
     const points = data(), { value, vector } = top(hessian(theta, points));
@@ -94,7 +94,7 @@ gdflows.figure("network", function (fig) {
     losses.line(history.map((p) => [p.k, p.middle]), { model: "rod" });
     const ratio = value / edge;
     fig.seen(
-      `Step ${count}: sharpness ${say(value, 1)}, 2/η = ${say(edge, 1)}, loss ${loss(theta, points).toPrecision(2)}; ` +
+      `Step ${count}: sharpness ${say(value, 1)}, 2/h = ${say(edge, 1)}, loss ${loss(theta, points).toPrecision(2)}; ` +
       `the rod's half length along the sharpest direction is ${Math.abs(half).toPrecision(2)}. ` +
       (ratio > 1.05 ? "Beyond the edge: the swing grows." : ratio > 0.9 ? "At the edge." : "Below the edge: no swing lasts."),
     );

@@ -220,7 +220,7 @@ def of_first(make: Callable):
 
 
 def unfinished(folder: str | Path) -> dict:
-    """What a broken-off run left: ``config``, ``device``, ``rows``, ``state``, ``step``, ….
+    """What a broken-off run left: ``config``, ``device``, ``rows``, ``state``, ``step`` and more.
 
     Parameters
     ----------
