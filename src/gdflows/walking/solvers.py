@@ -16,7 +16,7 @@ def with_error(base: type) -> type:
         rate = 0.0  # the flow's fastest, estimated as far as it was seen of late
 
         def _estimate_error_norm(self, K, h, scale):
-            with np.errstate(invalid="ignore", divide="ignore"):  # a NaN: the step is rejected
+            with np.errstate(all="ignore"):  # not a number, or past all: the step is rejected
                 self._norm = super()._estimate_error_norm(K, h, scale)
                 if base is scipy.integrate.DOP853:
                     # Two stages at the step's end: how do their slopes differ? (Hairer and
