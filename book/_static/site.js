@@ -7,7 +7,8 @@
 
   // What is wider than its box can be scrolled with the arrow keys once it has the focus.
   const reach = () => document.querySelectorAll(SCROLLS).forEach((box) => {
-    const wide = box.scrollWidth > box.clientWidth + 1 &&
+    const over = box.matches("mjx-container") ? 6 : 1;  // slanted letters stand out a little
+    const wide = box.scrollWidth > box.clientWidth + over &&
       /auto|scroll/.test(getComputedStyle(box).overflowX);
     if (wide && !box.hasAttribute("tabindex")) {
       box.tabIndex = 0;
