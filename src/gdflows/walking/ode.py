@@ -35,8 +35,8 @@ FIXED = ("euler", "rk4")
 METHODS = (*ADAPTIVE, *FIXED)
 MANY = {"paths", "seed", "antithetic", "increments", "keep", "observe", "chunk"}
 RUNAWAY = 1e12  # growth of the norm that is called a blow-up
-# At a step of this many times the fastest rate's inverse DOP853's interpolant leaves its tolerance:
-# by thousands, where the fast part is at rest. Its steps, whose error is estimated, do not.
+# From a step of this many times the fastest rate's inverse on DOP853's interpolant leaves its
+# tolerance: by thousands, where the fast part is at rest. Shorter steps do not.
 STIFF = 5.0
 TOO_STIFF = (
     "the step size fell to rounding level; the flow is too stiff here, or not smooth. Try "
@@ -214,18 +214,21 @@ def integrate(
     def between(at: float, y: np.ndarray) -> list[np.ndarray]:
         """The states at the wanted times inside the step that was just made from (at, y)."""
         inside = list(takewhile(lambda time: time < solver.t, wanted))
-        if getattr(solver, "rate", 0.0) * solver.step_size < STIFF:
+        rate = getattr(solver, "rate", 0.0)
+        if rate * solver.step_size < STIFF:
             dense = solver.dense_output()
             return [dense(time) for time in inside]
-        found = []
-        for time in inside:
-            short = solver_class(state, at, y, time, first_step=time - at, **kinds)
-            while short.status == "running":
-                short.step()
+        length = 0.8 * STIFF / rate
+        shorter = kinds | {"first_step": min(length, solver.t - at), "max_step": length}
+        short, found = solver_class(state, at, y, solver.t, **shorter), []
+        while len(found) < len(inside):
+            short.step()
             if short.status == "failed":
                 fail("stiffness", TOO_STIFF.format(short.t))
-            at, y = time, short.y
-            found.append(y)
+            if inside[len(found)] <= short.t:
+                dense = short.dense_output()
+                passed = takewhile(lambda time: time <= short.t, inside[len(found):])
+                found += [dense(time) for time in passed]
         return found
 
     solver = begin(0.0, start)
