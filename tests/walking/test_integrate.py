@@ -328,3 +328,10 @@ def test_a_flow_without_a_fast_part_is_interpolated():
     exact = torch.exp(-fine[:, None] * torch.tensor([1.0, 3.0], dtype=f64))
     torch.testing.assert_close(path.states, exact, rtol=0, atol=1e-8)
     assert path.cost["evaluations"] < 300
+
+
+def test_at_rest_rounding_is_not_taken_for_a_fast_rate():
+    flow = gf.flows.PrincipalFlow(gf.problems.banana(1.0, 10.0), lr=0.002)
+    start, times = torch.tensor([1.0, 1.0], dtype=f64), torch.linspace(0, 1, 400, dtype=f64)
+    path = gf.integrate(flow, start + 1e-9, times=times, rtol=1e-8)
+    assert path.cost["evaluations"] < 8000

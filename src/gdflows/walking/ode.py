@@ -38,6 +38,7 @@ RUNAWAY = 1e12  # growth of the norm that is called a blow-up
 # From a step of this many times the fastest rate's inverse on DOP853's interpolant leaves its
 # tolerance: by thousands, where the fast part is at rest. Shorter steps do not.
 STIFF = 5.0
+MOST = 16  # shorter steps in place of one
 TOO_STIFF = (
     "the step size fell to rounding level; the flow is too stiff here, or not smooth. Try "
     "method='Radau', or end before t = {:.6g}."
@@ -218,7 +219,7 @@ def integrate(
         if rate * solver.step_size < STIFF:
             dense = solver.dense_output()
             return [dense(time) for time in inside]
-        length = 0.8 * STIFF / rate
+        length = max(0.8 * STIFF / rate, solver.step_size / MOST)
         shorter = kinds | {"first_step": min(length, solver.t - at), "max_step": length}
         short, found = solver_class(state, at, y, solver.t, **shorter), []
         while len(found) < len(inside):

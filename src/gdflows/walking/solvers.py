@@ -23,7 +23,8 @@ def with_error(base: type) -> type:
                     # Wanner, section IV.2, eq. 2.22.) Where the fast part rests, it is not seen.
                     apart = h * np.linalg.norm((self.B - self.A[-1]) @ K[:-1])
                     seen = np.linalg.norm(K[-1] - K[-2]) / apart
-                    self.rate = max(0.95 * self.rate, seen if np.isfinite(seen) else 0.0)
+                    told = np.isfinite(seen) and apart > 1e-14 * np.linalg.norm(self.y)
+                    self.rate = max(0.95 * self.rate, seen if told else 0.0)  # else it is rounding
             self._scale = scale
             return self._norm
 
