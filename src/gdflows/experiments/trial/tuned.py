@@ -43,18 +43,18 @@ def draw(figure, runs: list[Run]) -> None:
 def shorter(config: Mapping) -> dict:
     """What leaves the first five steps of the first method, and of the first of its own rate.
 
-    Of each where its search starts. Five steps are few enough for the rounding of single
-    precision, near the edge too.
+    Of each where its search starts; where there is no search, of a judged run. Five steps are few
+    enough for the rounding of single precision, near the edge too.
     """
     names = [name.strip() for name in config["methods"].split(",")]
     searched = [name for name in names if entrant(name).axes]
     own = [name for name in searched if entrant(name).own_rate]
-    chosen = dict.fromkeys(searched[:1] + own[:1])
+    chosen = dict.fromkeys(searched[:1] + own[:1] or names[:1])
     return {
         "methods": ",".join(chosen),
         "tuning": 0.0,
         "tuning_seeds": 1,
-        "seeds": 0,
+        "seeds": 0 if searched else 1,
         "edges": 0,
         "stop": 5,
     }
