@@ -31,7 +31,7 @@ def found(path: str):
 
 def places(cell: str) -> list[str]:
     """What of the package a cell names."""
-    return re.findall(r"`(gdflows\.[\w.]+)`", cell)
+    return re.findall(r"`~?(gdflows\.[\w.]+)`", cell)
 
 
 def test_all_that_is_named_exists():
@@ -42,9 +42,9 @@ def test_all_that_is_named_exists():
         assert f"`{path}`" in PAGE and f"`{'.'.join(names)}`" in PAGE
         assert names[1] in getattr(found(path), names[0]).__dataclass_fields__
     for cell in (row[1] for row in rows("tab-open-problems")):
-        for option, path in re.findall(r"`(\w+)=[^`]*` (?:of|with) \{py:\w+\}`([\w.]+)`", cell):
+        for option, path in re.findall(r"`(\w+)=[^`]*` (?:of|with) \{py:\w+\}`~?([\w.]+)`", cell):
             assert option in signature(found(path)).parameters
-        for path, option in re.findall(r"\{py:\w+\}`([\w.]+)` with `(\w+)=", cell):
+        for path, option in re.findall(r"\{py:\w+\}`~?([\w.]+)` with `(\w+)=", cell):
             assert option in signature(found(path)).parameters
 
 
@@ -77,7 +77,8 @@ def test_each_idea_that_lost_has_its_evidence():
 
 
 def test_what_the_first_page_calls_new_is_on_this_page():
-    new = re.search(r"\*\*New, to our knowledge\*\* \|(.*)\|", source("book/index").read_text())[1]
+    page = source("book/index").read_text()
+    new = re.search(r"^\* - \*\*New, to our knowledge\*\*\n  - (.*)$", page, re.M)[1]
     chapters = re.findall(r"<[\d\w-]+/([\w-]+)>", new)
     named = " ".join(row[1] for row in rows("tab-open-new"))
     assert chapters and all(re.search(rf"`[a-z]+-{name}", named) for name in chapters)

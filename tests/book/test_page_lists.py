@@ -85,7 +85,7 @@ def test_every_record_has_command_device_and_time(html):
     assert set(told) == {path.parent.name for path in lists.RECORDED.glob("*/run.json")}
     for name, item in told.items():
         command = item.find("code").text
-        assert command.startswith("gdflows run ") and "--title" not in command, name
+        assert command.startswith(("gdflows run ", "bench_")) and "--title" not in command, name
         assert re.search(r"\. .+, \d+(\.\d)? (s|min|h), 20\d\d-\d\d-\d\d", item.text), item.text
 
 
